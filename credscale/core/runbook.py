@@ -1,0 +1,134 @@
+"""Runbooks: plain functions whose body is step calls."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.errors import EnvironmentInvalid, RunFailed, StepFailed
+
+if TYPE_CHECKING:
+    from credscale.core.context import Context
+    from credscale.core.step import Step
+
+RunbookFunction = Callable[..., None]
+_KINDS: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool}
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Runbook:
+    """A procedure: called with the context and keyword parameters.
+
+    Args:
+        function: ``function(ctx, *, parameters)``; each is a str, int, float or bool and has a default.
+        afterwards: steps without parameters that run at the end whatever happened, also after a kill by the next
+            run; they put back what a run had to change for its own time.
+    """
+
+    def __init__(self, function: RunbookFunction, afterwards: tuple[Step[[]], ...]) -> None:
+        update_wrapper(self, function)
+        self.function, self.afterwards = function, afterwards
+        self.name = function.__name__.replace("_", "-")
+        self.module = function.__module__
+        self.__signature__ = inspect.signature(function)
+        self.parameters: dict[str, inspect.Parameter] = dict(list(self.__signature__.parameters.items())[1:])
+        for name, parameter in self.parameters.items():
+            if parameter.annotation not in _KINDS or parameter.default is parameter.empty:
+                raise TypeError(f"{self.name}: parameter {name} needs a plain annotation and a default")
+
+    @property
+    def title(self) -> str:
+        """The first line of the documentation."""
+        return (inspect.getdoc(self.function) or self.name).splitlines()[0]
+
+    def coerce(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values as the parameters' types, defaults filled in.
+
+        Raises:
+            EnvironmentInvalid: a name that is no parameter, or a value of the wrong type.
+        """
+        unknown = set(values) - set(self.parameters)
+        if unknown:
+            names = ", ".join(sorted(self.parameters))
+            raise EnvironmentInvalid(f"{self.name} has no parameter {sorted(unknown)[0]!r}. It has: {names}")
+        return {
+            name: _coerce(self.name, name, values.get(name, parameter.default), parameter.annotation)
+            for name, parameter in self.parameters.items()
+        }
+
+    def __call__(self, ctx: Context, **params: Any) -> None:
+        """Run the steps, then what must be put back.
+
+        Raises:
+            RunFailed: a step failed; its Result is the cause's.
+        """
+        values = self.coerce(params)
+        status, text = "aborted", "stopped by an error outside a step"
+        try:
+            self.function(ctx, **values)
+            status, text = "ok", "done"
+        except StepFailed as failure:
+            status, text = "failed", str(failure)
+            raise RunFailed(text, ctx.journal.path) from failure
+        except KeyboardInterrupt:
+            status, text = "interrupted", "interrupted by the operator"
+            raise
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.finish(ctx, status, text)
+
+    def finish(self, ctx: Context, status: str, text: str) -> None:
+        """Put back what has to be put back and write the journal's last line.
+
+        Args:
+            status: how the steps ended: ok, failed, aborted or interrupted.
+            text: the same in words.
+        """
+        try:
+            if not ctx.dry_run:
+                for step in self.afterwards:
+                    step(ctx)
+        except StepFailed as failure:
+            status = "failed" if status == "ok" else status
+            text = f"{text}; {failure}"
+        finally:
+            ctx.journal.append("run_finished", status=status, text=text, changes=ctx.changes)
+
+
+def runbook(*, afterwards: tuple[Step[[]], ...] = ()) -> Callable[[RunbookFunction], Runbook]:
+    """Make a function a runbook.
+
+    Args:
+        afterwards: see ``Runbook``.
+    """
+    return lambda function: Runbook(function, afterwards)
+
+
+def _coerce(runbook_name: str, name: str, value: Any, annotation: str) -> Any:
+    kind = _KINDS[annotation]
+    problem = EnvironmentInvalid(
+        f"{runbook_name}: parameter {name} must be {_ARTICLES[annotation]}, not {value!r}. "
+        f"Give it as --{name.replace('_', '-')}"
+    )
+    if kind is bool and isinstance(value, str):
+        if value.lower() not in _WORDS:
+            raise problem
+        return _WORDS[value.lower()]
+    if isinstance(value, bool) and kind is not bool:
+        raise problem
+    if kind is str and not isinstance(value, str):
+        raise problem
+    try:
+        coerced = kind(value)
+    except (TypeError, ValueError):
+        raise problem from None
+    if kind is int and isinstance(value, float) and coerced != value:
+        raise problem
+    return coerced
+
+
+_ARTICLES = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"}

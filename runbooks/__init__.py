@@ -1,0 +1,1 @@
+"""One module per procedure; each holds one ``@runbook`` function of the same name."""
