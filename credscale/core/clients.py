@@ -50,9 +50,13 @@ class Clients:
             EnvironmentInvalid: the environment has no mongo section.
             ConnectFailed: no router answered.
         """
+        return self._connect(self.mongo_router(), timeout)
+
+    def mongo_router(self) -> str:
+        """Return the address of the pinned mongos."""
         if self._router is None:
             self._router = self._pick_router()
-        return self._connect(self._router, timeout)
+        return self._router
 
     def mongo_member(self, address: str, *, timeout: float = COMMAND_SECONDS) -> MongoClient[dict[str, Any]]:
         """Return a direct connection to one member of a shard or of the config servers.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from credscale.core.errors import WaitTimeout
-from credscale.core.journal import Journal
 from credscale.core.lock import Lease, MemoryLease
-from credscale.core.secrets import Secrets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from credscale.core.clients import Clients
     from credscale.core.environment import Environment
+    from credscale.core.journal import Journal
+    from credscale.core.secrets import Secrets
     from credscale.core.step import Result
 
 T = TypeVar("T")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -18,6 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from credscale.core.errors import EnvironmentInvalid, UnknownTarget
 from credscale.core.secrets import has_password, is_reference
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 ENVIRONMENTS = Path("runbooks/environments")
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -87,6 +89,11 @@ class Policy(_Section):
     confirm: Literal["none", "yes", "type-name"] = "yes"
     require_ticket: bool = False
     maintenance_window: MaintenanceWindow | None = None
+
+    @field_validator("confirm", mode="before")
+    @classmethod
+    def _unquoted(cls, value: object) -> object:
+        return "yes" if value is True else value  # YAML 1.1 reads a bare yes as true
 
 
 class ReplicaSet(_Section):

@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import JournalBroken
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EVENTS = frozenset(
     {
@@ -69,7 +71,8 @@ class Journal:
     def __init__(self, path: Path | None, mask: Callable[[str], str] = lambda text: text) -> None:
         self.path = path
         self.mask = mask
-        self.events: list[Event] = []
+        self.events: list[Event] = []  # in memory only without a path: a week of progress would fill it
+        self._count = 0
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
         self._previous = FIRST
@@ -86,7 +89,7 @@ class Journal:
             with path.open("r+b") as file:
                 file.truncate(len(whole) + 1 if whole else 0)
         if whole:
-            self.events = list(read_journal(path))
+            self._count = whole.count(b"\n") + 1
             self._previous = hashlib.sha256(whole.split(b"\n")[-1]).hexdigest()
 
     def listen(self, listener: Listener) -> None:
@@ -103,7 +106,7 @@ class Journal:
         if event not in EVENTS:
             raise ValueError(f"unknown journal event {event!r}")
         with self._lock:
-            entry = {"seq": len(self.events) + 1, "time": utc_now(), "event": event, "prev": self._previous}
+            entry = {"seq": self._count + 1, "time": utc_now(), "event": event, "prev": self._previous}
             entry |= masked(data, self.mask)
             line = to_json(entry).encode()
             if self._file is not None:
@@ -111,8 +114,10 @@ class Journal:
                 self._file.flush()
                 if event != "progress":
                     os.fsync(self._file.fileno())
+            elif self.path is None:
+                self.events.append(json.loads(line))
             self._previous = hashlib.sha256(line).hexdigest()
-            self.events.append(json.loads(line))
+            self._count += 1
         for listener in self._listeners:
             listener(entry)
         return entry
@@ -166,7 +171,7 @@ def _parse(path: Path, number: int, line: bytes) -> Event:
     return event
 
 
-def run_status(events: list[Event]) -> str:
+def run_status(events: Iterable[Event]) -> str:
     """Return ``ok``, ``failed``, ``aborted`` or ``interrupted``; ``killed`` when the journal has no end."""
     finished = [event["status"] for event in events if event["event"] == "run_finished"]
     return str(finished[-1]) if finished else "killed"

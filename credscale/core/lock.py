@@ -1,8 +1,8 @@
 """One run at a time: a file lock on this machine, a lease with a heartbeat in the target.
 
 The file lock dies with its process. The lease lives in the target, so that two operators on two machines cannot work on
-one cluster; it expires when its holder stops renewing it, and whoever takes it over learns whose it was. It also remembers
-what a run must put back at its end, so that the next run can do it when this one was killed.
+one cluster; it expires when its holder stops renewing it, and whoever takes it over learns whose it was. It also
+remembers what a run must put back at its end, so that the next run can do it when this one was killed.
 
 The lease is the bookkeeping of the runner, not a change to the user's data; it is the one write that does not go
 through ``ctx.apply``.
@@ -15,15 +15,16 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from credscale.core.errors import ConnectFailed, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from filelock import BaseFileLock
     from pymongo import MongoClient
 
@@ -152,7 +153,7 @@ class MongoLease:
                 found = self._leases.find_one({"_id": DOCUMENT}) or {}
                 raise Refused(
                     f"another run works on this cluster: {_holder(found) or 'unknown'}, lease until "
-                    f"{found.get('expires')} UTC. Nothing was changed. Wait for it, or stop it and run this command again"
+                    f"{found.get('expires')} UTC. Nothing was changed. Wait for it, or stop it; then run this again"
                 )
             time.sleep(0.3)
         threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True).start()

@@ -22,21 +22,25 @@ class Runbook:
     """A procedure: called with the context and keyword parameters.
 
     Args:
-        function: ``function(ctx, *, parameters)``; each is a str, int, float or bool and has a default.
+        function: ``function(ctx, *, parameters)``; each is a str, int, float or bool.
         afterwards: steps without parameters that run at the end whatever happened, also after a kill by the next
             run; they put back what a run had to change for its own time.
+        task: the invoke task's name; the function's with dashes when empty.
+        has_notebook: whether ``notebooks/`` holds one for it; a single step has none.
     """
 
-    def __init__(self, function: RunbookFunction, afterwards: tuple[Step[[]], ...]) -> None:
+    def __init__(
+        self, function: RunbookFunction, afterwards: tuple[Step[[]], ...], *, task: str = "", has_notebook: bool = True
+    ) -> None:
         update_wrapper(self, function)
-        self.function, self.afterwards = function, afterwards
-        self.name = function.__name__.replace("_", "-")
+        self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
+        self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__
         self.__signature__ = inspect.signature(function)
         self.parameters: dict[str, inspect.Parameter] = dict(list(self.__signature__.parameters.items())[1:])
         for name, parameter in self.parameters.items():
-            if parameter.annotation not in _KINDS or parameter.default is parameter.empty:
-                raise TypeError(f"{self.name}: parameter {name} needs a plain annotation and a default")
+            if parameter.annotation not in _KINDS:
+                raise TypeError(f"{self.name}: parameter {name} needs an annotation: {', '.join(_KINDS)}")
 
     @property
     def title(self) -> str:
@@ -47,12 +51,15 @@ class Runbook:
         """Return the values as the parameters' types, defaults filled in.
 
         Raises:
-            EnvironmentInvalid: a name that is no parameter, or a value of the wrong type.
+            EnvironmentInvalid: a name that is no parameter, one that is missing, or a value of the wrong type.
         """
         unknown = set(values) - set(self.parameters)
         if unknown:
             names = ", ".join(sorted(self.parameters))
             raise EnvironmentInvalid(f"{self.name} has no parameter {sorted(unknown)[0]!r}. It has: {names}")
+        for name, parameter in self.parameters.items():
+            if parameter.default is parameter.empty and name not in values:
+                raise EnvironmentInvalid(f"{self.name} needs --{name.replace('_', '-')}")
         return {
             name: _coerce(self.name, name, values.get(name, parameter.default), parameter.annotation)
             for name, parameter in self.parameters.items()

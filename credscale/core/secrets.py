@@ -15,7 +15,7 @@ from credscale.core.errors import EnvironmentInvalid, MissingExtra
 
 MASK = "********"
 _REFERENCE = re.compile(r"^(env|file|keyring):(.+)$", re.DOTALL)
-_URI_PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):([^@\s]+)@")
+_URI_PASSWORD = re.compile(r"(?<=://)([^/?@\s:]*):([^/?@\s]+)@")
 _SHORTEST = 4  # shorter values would hide half of every report and guard nothing
 
 

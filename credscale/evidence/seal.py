@@ -1,0 +1,55 @@
+"""Seal a run's folder: redact, correct, render, hash, sign; in this order, so that what is hashed stays as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.journal import read_journal
+from credscale.evidence import html, manifest, notebook, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from credscale.core.step import Result
+    from credscale.evidence.manifest import SigningKey
+
+
+def seal(folder: Path, mask: Callable[[str], str], results: list[Result] | None = None) -> SigningKey:
+    """Turn a finished run's folder into evidence.
+
+    Args:
+        folder: the artifact folder with its journal.
+        mask: hides secrets.
+        results: the results of a run without a kernel; they become the executed notebook's outputs.
+
+    Returns:
+        the key that signed; ``created`` tells that it is new.
+    """
+    events = list(read_journal(folder / "journal.jsonl"))
+    _finish_notebook(folder, events, results)
+    redact.redact_folder(folder, mask)
+    html.render(folder)
+    key = manifest.load_or_create_key()
+    manifest.write_manifest(folder, _info(events))
+    manifest.sign(folder, key)
+    return key
+
+
+def _finish_notebook(folder: Path, events: list[dict[str, Any]], results: list[Result] | None) -> None:
+    import nbformat
+
+    executed = folder / "output.ipynb"
+    source = executed if executed.exists() else folder / "input.ipynb"
+    if not source.exists():
+        return
+    content = nbformat.read(source, as_version=4)
+    if results is not None:
+        content = notebook.fill_outputs(content, results)
+    nbformat.write(notebook.correct_statuses(content, events), executed)
+
+
+def _info(events: list[dict[str, Any]]) -> dict[str, Any]:
+    started = next((event for event in events if event["event"] == "run_started"), {})
+    wanted = ("run", "runbook", "environment", "engine", "target", "operator", "host", "ticket", "dry_run")
+    return {key: started[key] for key in wanted if key in started}

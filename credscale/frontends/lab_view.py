@@ -1,0 +1,39 @@
+"""The lab as people see it: a bar while it is filled, a table of its processes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from credscale import lab
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from credscale.lab import LabState
+
+NAMESPACE = "credibility_prod.analyses"
+
+
+def seed_with_bar(console: Console, state: LabState, documents: int) -> None:
+    """Fill the lab's collection, showing how far it is."""
+    columns = (TextColumn("[dim]lab: filling " + NAMESPACE), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("seed", total=documents)
+        done = lab.seed(state, NAMESPACE, documents, lambda count: bar.update(task, completed=count))
+    console.print(f"[dim]lab: {done}[/dim]")
+
+
+def status_table(state: LabState) -> Table:
+    """Return the lab's processes as a table whose title names the engine."""
+    table = Table(title=f"lab · engine: {state.engine}", title_justify="left")
+    for column in ("process", "role", "address", "pid", "state", "log"):
+        table.add_column(column)
+    for process in state.processes:
+        alive = "[green]running[/]" if process.alive else "[red]dead[/]"
+        table.add_row(
+            process.name, process.role, f"127.0.0.1:{process.port}", str(process.pid), alive, str(process.log)
+        )
+    return table

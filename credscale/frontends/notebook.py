@@ -1,0 +1,255 @@
+"""Notebooks built from runbooks, checked for staleness, executed by papermill.
+
+The function is the source: docstring to title, signature to the parameters cell, comments to prose, one statement per
+cell. Whoever wants another notebook changes the runbook.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import signal
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.errors import EnvironmentInvalid, Refused
+from credscale.core.journal import read_journal, run_status
+from credscale.frontends.session import JOURNAL, RUNNER, finish_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from credscale.core.journal import Event
+    from credscale.core.runbook import Runbook
+    from credscale.frontends.session import Request
+
+NOTEBOOKS = Path("notebooks")
+FRAME = {"environment": "lab", "ticket": "", "run_folder": ""}
+KILL_SECONDS = 20.0
+
+
+def path_of(runbook: Runbook) -> Path:
+    """Return where a runbook's notebook lies."""
+    return NOTEBOOKS / f"{runbook.function.__name__}.ipynb"
+
+
+def build(runbook: Runbook) -> str:
+    """Return a runbook's notebook as text.
+
+    Args:
+        runbook: its module's source is read.
+    """
+    import nbformat.v4 as v4
+
+    source = inspect.getsource(inspect.getmodule(runbook.function) or runbook.function)
+    tree = ast.parse(source)
+    function = next(
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == runbook.function.__name__
+    )
+    cells = [v4.new_markdown_cell(_title(runbook)), _parameters(runbook), _setup(runbook, tree)]
+    for prose, code, step in _statements(source, function):
+        if prose:
+            cells.append(v4.new_markdown_cell(prose))
+        metadata = {"credscale": {"step": step}} if step else {}
+        cells.append(v4.new_code_cell(code, metadata=metadata))
+    cells.append(v4.new_code_cell(f"close_run(ctx, {runbook.function.__name__})"))
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number:02d}"  # random ids would make every build look stale
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _title(runbook: Runbook) -> str:
+    first, _, rest = (inspect.getdoc(runbook.function) or runbook.name).partition("\n")
+    rest = rest.split("\nArgs:")[0].strip()
+    built = f"*Built from `{runbook.module.replace('.', '/')}.py` by `invoke notebooks.build`; edit that file instead.*"
+    return "\n\n".join(part for part in (f"# {first}", rest, built) if part)
+
+
+def _parameters(runbook: Runbook) -> Any:
+    import nbformat.v4 as v4
+
+    values = FRAME | {name: parameter.default for name, parameter in runbook.parameters.items()}
+    code = "\n".join(f"{name} = {value!r}".replace("'", '"') for name, value in values.items())
+    return v4.new_code_cell(code, metadata={"tags": ["parameters"]})
+
+
+def _setup(runbook: Runbook, tree: ast.Module) -> Any:
+    import nbformat.v4 as v4
+
+    name = runbook.function.__name__
+    imports = [
+        ast.unparse(node)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module not in ("__future__", "credscale.core.runbook", "typing")
+    ]
+    imports += ["from credscale.frontends.session import close_run, open_run", f"from {runbook.module} import {name}"]
+    params = ", ".join(f"{parameter}={parameter}" for parameter in runbook.parameters)
+    opened = f"ctx = open_run({name}, environment, ticket, run_folder, dict({params}))"
+    return v4.new_code_cell("\n".join([*imports, "", opened]), metadata={"tags": ["setup"]})
+
+
+def _statements(source: str, function: ast.FunctionDef) -> Iterator[tuple[str, str, str]]:
+    """Yield prose, code and step name of each statement after the docstring."""
+    lines = source.splitlines()
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    previous = function.body[0].end_lineno if body is not function.body else function.lineno
+    for statement in body:
+        above = [line.strip() for line in lines[previous or 0 : statement.lineno - 1]]
+        prose = "\n".join(line.removeprefix("#").removeprefix(" ") for line in above if line.startswith("#"))
+        code = textwrap.dedent("\n".join(lines[statement.lineno - 1 : statement.end_lineno]))
+        step = ""
+        if isinstance(statement, ast.Expr | ast.Assign) and isinstance(statement.value, ast.Call):
+            step = ast.unparse(statement.value.func)
+        if isinstance(statement, ast.Assign):
+            code += f"\n{ast.unparse(statement.targets[0])}"  # an assignment alone would display nothing
+        yield prose, code, step
+        previous = statement.end_lineno
+
+
+def stale(runbooks: list[Runbook]) -> list[Path]:
+    """Return the notebooks that are missing or differ from what their runbooks would build now."""
+    return [
+        path_of(runbook)
+        for runbook in runbooks
+        if not path_of(runbook).is_file() or path_of(runbook).read_text(encoding="utf-8") != build(runbook)
+    ]
+
+
+def check_parameters(notebook: str, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not have: papermill would only warn and run without them.
+
+    Raises:
+        EnvironmentInvalid: names the first unknown parameter.
+    """
+    cells = json.loads(notebook)["cells"]
+    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    known = {
+        target.id
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        raise EnvironmentInvalid(f"the notebook has no parameter {unknown[0]!r}. It has: {', '.join(sorted(known))}")
+
+
+class Tail:
+    """Read a growing journal: each call returns the events written since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._position = path, 0
+
+    def read(self) -> list[Event]:
+        """Return the new whole lines as events."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return []
+        self._position += len(whole) + 1
+        return [json.loads(line) for line in whole.split(b"\n")]
+
+
+def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
+    """Execute a runbook's notebook in a kernel of its own; the journal tells how it ended.
+
+    The operator's Ctrl-C is passed to the kernel, which records it and stops; a second one kills the kernel. A kernel
+    that died is finished for: what the run must put back is put back here.
+
+    Args:
+        request: the run.
+        on_event: receives the kernel's journal events as they come.
+
+    Raises:
+        Refused: the notebook is stale, or it has not the parameters asked for; nothing was changed.
+    """
+    notebook = build(request.runbook)
+    if path_of(request.runbook) in stale([request.runbook]):
+        raise Refused(
+            f"{path_of(request.runbook)} does not match {request.runbook.module}. Nothing was changed. "
+            "Build it again and look at the difference: invoke notebooks.build"
+        )
+    frame = {"environment": str(request.environment.path), "ticket": request.ticket, "run_folder": str(request.folder)}
+    check_parameters(notebook, request.params | frame)
+    (request.folder / "input.ipynb").write_text(notebook, encoding="utf-8")
+    worker = _Papermill(request.folder, request.params | frame)
+    tail = Tail(request.folder / JOURNAL)
+    worker.start()
+    interrupts = 0
+    while worker.is_alive():
+        try:
+            for event in tail.read():
+                on_event(event)
+            worker.join(0.1)
+        except KeyboardInterrupt:
+            interrupts += 1
+            _signal_kernel(request.folder / JOURNAL, signal.SIGINT if interrupts == 1 else signal.SIGKILL)
+    if run_status(read_journal(request.folder / JOURNAL) if (request.folder / JOURNAL).exists() else []) == "killed":
+        finish_for(request, *_ending(request.folder / JOURNAL, worker.error, interrupts))
+    for event in tail.read():
+        on_event(event)
+
+
+class _Papermill(threading.Thread):
+    """Papermill in a thread of its own, so that the main thread draws and takes Ctrl-C."""
+
+    def __init__(self, folder: Path, parameters: dict[str, Any]) -> None:
+        super().__init__(name="papermill", daemon=True)
+        self._folder, self._parameters = folder, parameters
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        import papermill
+
+        os.environ[RUNNER] = str(os.getpid())
+        try:
+            papermill.execute_notebook(
+                str(self._folder / "input.ipynb"),
+                str(self._folder / "output.ipynb"),
+                parameters=self._parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                log_output=False,
+            )
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which judges by the journal
+            self.error = error
+
+
+def _signal_kernel(journal: Path, number: signal.Signals) -> None:
+    """Signal the kernel by the pid in its journal; one that is gone already needs none."""
+    for event in read_journal(journal) if journal.exists() else []:
+        if event["event"] == "run_started":
+            try:
+                os.kill(event["pid"], number)
+            except ProcessLookupError:
+                time.sleep(0.1)
+            return
+
+
+def _ending(journal: Path, error: BaseException | None, interrupts: int) -> tuple[str, str]:
+    """Say how a run ended whose kernel wrote no last line: by its last step, or by what papermill saw."""
+    failed, open_step = "", ""
+    for event in read_journal(journal) if journal.exists() else []:
+        if event["event"] == "step_started":
+            open_step = event["step"]
+        elif event["event"] == "step_finished":
+            open_step = ""
+            failed = f"{event['step']} failed: {event['error']}" if event["status"] == "failed" else ""
+    if interrupts:
+        return "interrupted", failed or "interrupted by the operator"
+    if failed:
+        return "failed", failed
+    where = f" during {open_step}" if open_step else ""
+    first = (str(error).strip().splitlines() or [""])[0] if error is not None else ""
+    return "aborted", f"the notebook kernel ended{where} without finishing ({type(error).__name__}: {first})"

@@ -1,0 +1,281 @@
+"""One command from flags to exit code: environment, policy, plan, confirmation, run, evidence."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, Refused, RunFailed, UnknownTarget
+from credscale.core.journal import read_journal, run_status, to_json
+from credscale.core.lock import lock_file
+from credscale.core.step import mark_of
+from credscale.frontends import policy
+from credscale.frontends.progress import RunView
+from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
+
+if TYPE_CHECKING:
+    from credscale.core.context import Context
+    from credscale.core.environment import Environment
+    from credscale.core.runbook import Runbook
+
+PLAN_JOURNAL = "plan.jsonl"
+DONE, FAILED, INVALID, REFUSED = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags that every runbook task has."""
+
+    env: str
+    dry_run: bool = False
+    yes: bool = False
+    ticket: str = ""
+    on: str = ""
+    in_process: bool = False
+    json: bool = False
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+def run(runbook: Runbook, flags: Flags) -> int:
+    """Run a runbook as asked and return the exit code of the contract.
+
+    Everything for people goes to stdout, or to stderr with ``--json``, whose stdout is the one JSON object.
+    """
+    console = Console(stderr=flags.json, highlight=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder: Path | None = None
+    try:
+        request = _prepare(runbook, flags, console)
+        folder = request.folder
+        code, status = _run_locked(request, flags, console)
+        text = ""
+    except (EnvironmentInvalid, UnknownTarget, MissingExtra) as error:
+        code, status, text = INVALID, "invalid", str(error)
+    except Refused as error:
+        code, status, text = REFUSED, "refused", str(error)
+    except CredscaleError as error:
+        code, status, text = FAILED, "failed", str(error)
+    except KeyboardInterrupt:
+        code, status, text = FAILED, "interrupted", "interrupted by the operator before anything was changed"
+    if text:
+        _say_problem(console, runbook, flags, text)
+    if folder is not None and not (folder / JOURNAL).exists():
+        _drop(folder)
+        folder = None
+    if flags.json:
+        sys.stdout.write(to_json(_answer(folder, status, text)) + "\n")
+    return code
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """Let a polite kill end a run the way Ctrl-C does: recorded, put back, sealed."""
+    raise KeyboardInterrupt
+
+
+def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
+    """Check everything that needs no target: environment, parameters, policy, folder."""
+    from credscale.core.environment import load, names
+
+    if not flags.env:
+        known = ", ".join(names())
+        raise EnvironmentInvalid(f"{runbook.name} needs --env NAME: one of {known}, or a path to a YAML file")
+    environment = load(flags.env)
+    params = runbook.coerce(environment.defaults_for(runbook.name) | flags.params)
+    if flags.on:
+        raise Refused(
+            f"--on {flags.on}: this version runs notebooks on this machine only. Nothing was changed. "
+            f"Log in to {flags.on} and run it there, without --on"
+        )
+    if not flags.dry_run:
+        policy.check(environment, flags.ticket)
+    request = Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
+    if environment.lab is not None:
+        _raise_lab(environment, console)
+    return request
+
+
+def _raise_lab(environment: Environment, console: Console) -> None:
+    """Bring the embedded cluster up and fill it, when the environment is one."""
+    from credscale import lab
+    from credscale.frontends.lab_view import seed_with_bar
+
+    if environment.lab is None:
+        return
+    state = lab.up(
+        Path(environment.lab.directory), environment.lab.engine, lambda text: console.print(f"[dim]lab: {text}[/dim]")
+    )
+    seed_with_bar(console, state, environment.lab.documents)
+
+
+def _run_locked(request: Request, flags: Flags, console: Console) -> tuple[int, str]:
+    if flags.dry_run:
+        _plan(request, console, JOURNAL)
+        return _seal_and_tell(request, flags, console)
+    lock = lock_file(Path(".credscale/locks") / f"{request.environment.name}.lock")
+    try:
+        planned = _plan(request, console, PLAN_JOURNAL)
+        if planned is None:
+            (request.folder / PLAN_JOURNAL).rename(request.folder / JOURNAL)
+            return _seal_and_tell(request, flags, console)
+        ask = console.input if sys.stdin.isatty() and not flags.json else None
+        policy.confirm(request.environment.policy, request.environment.name, planned, yes=flags.yes, ask=ask)
+        results = _execute(request, flags, console)
+        return _seal_and_tell(request, flags, console, results)
+    finally:
+        lock.release()
+
+
+def _plan(request: Request, console: Console, journal: str) -> int | None:
+    """Run the runbook dry, write plan.json and show it.
+
+    Returns:
+        the number of planned changes; None when planning failed, which is journalled.
+    """
+    ctx = open_context(request, dry_run=True, journal=journal)
+    try:
+        with RunView(console, f"Plan: {request.runbook.name} on {request.environment.name}") as view:
+            ctx.journal.listen(view.update)
+            begin(ctx, request)
+            request.runbook(ctx, **request.params)
+    except RunFailed:
+        return None
+    finally:
+        _write_plan(ctx, request)
+        ctx.clients.close()
+        ctx.journal.close()
+    if not ctx.changes:
+        console.print("Plan: nothing to change; the run checks and proves only.")
+        return 0
+    console.print(f"Plan: {ctx.changes} changes")
+    for result in ctx.results:
+        for change in result.changes:
+            console.print(f"  {mark_of('planned')} {result.step}: {change}", markup=False)
+    return ctx.changes
+
+
+def _write_plan(ctx: Context, request: Request) -> None:
+    import hashlib
+
+    plan: dict[str, Any] = {
+        "runbook": request.runbook.name,
+        "environment": request.environment.name,
+        "params": request.params,
+        "changes": [{"step": result.step, "change": change} for result in ctx.results for change in result.changes],
+        "steps": [{"step": result.step, "status": result.status, "summary": result.summary} for result in ctx.results],
+    }
+    plan["sha256"] = hashlib.sha256(to_json(plan).encode()).hexdigest()
+    (request.folder / "plan.json").write_text(json.dumps(plan, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _execute(request: Request, flags: Flags, console: Console) -> list[Any] | None:
+    """Run for real; returns the results of a run without a kernel."""
+    title = f"Run {request.run}: {request.runbook.name} on {request.environment.name}"
+    with RunView(console, title) as view:
+        if flags.in_process or not request.runbook.has_notebook:
+            results: list[Any] = []
+            with suppress(RunFailed, KeyboardInterrupt):
+                run_in_process(request, view.update, results)
+            return results
+        from credscale.frontends.notebook import run_notebook
+
+        run_notebook(request, view.update)
+        return None
+
+
+def _seal_and_tell(
+    request: Request, flags: Flags, console: Console, results: list[Any] | None = None
+) -> tuple[int, str]:
+    """Turn the folder into evidence, print the last lines, return exit code and status."""
+    from credscale.core.secrets import Secrets
+    from credscale.evidence.seal import seal
+    from credscale.frontends.masking import mask_for
+
+    key = seal(request.folder, mask_for(request.environment, Secrets()), results)
+    events = list(read_journal(request.folder / JOURNAL))
+    status = run_status(events)
+    _tell(console, request, flags, events, status)
+    if key.created:
+        console.print(
+            f"New signing key {key.path}\n  fingerprint {key.fingerprint} (give it to whoever verifies)", soft_wrap=True
+        )
+    if status == "ok":
+        return DONE, status
+    refused = not any(event["event"] == "step_started" for event in events)
+    return (REFUSED, "refused") if refused else (FAILED, status)
+
+
+def _tell(console: Console, request: Request, flags: Flags, events: list[dict[str, Any]], status: str) -> None:
+    folder = request.folder
+    last = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
+    started = next((event for event in events if event["event"] == "run_started"), {})
+    changes = [event["what"] for event in events if event["event"] == "change_finished" and event["status"] == "done"]
+    if status == "ok":
+        done = (
+            "planned, nothing was changed"
+            if flags.dry_run
+            else f"{len(changes)} changes"
+            if changes
+            else "nothing had to be changed"
+        )
+        console.print(f"[bold green]✓ {request.runbook.name}: {done}[/]")
+    else:
+        console.print(f"[bold red]✗ {request.runbook.name} {status}[/]: ", end="")
+        console.print(last.get("text", "no last line in the journal"), markup=False)
+        what = "\n".join(f"  ✎ {change}" for change in changes) if changes else "  nothing"
+        console.print(f"Changed so far:\n{what}", markup=False)
+    if started.get("engine") == "simulated":
+        console.print("[yellow]Engine: simulated lab. This rehearsal did not touch MongoDB.[/]")
+    console.print(f"Evidence: {folder}/report.html", soft_wrap=True, markup=False)
+    if status == "ok":
+        console.print(f"Verify:   invoke report.verify {folder}", soft_wrap=True, markup=False)
+    else:
+        console.print(f"Next:     {_again(request.runbook, flags)}", soft_wrap=True, markup=False)
+
+
+def _again(runbook: Runbook, flags: Flags) -> str:
+    import shlex
+
+    words = ["invoke", runbook.name, "--env", flags.env]
+    words += ["--ticket", flags.ticket] if flags.ticket else []
+    for name, value in flags.params.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    words += [flag for flag, given in (("--dry-run", flags.dry_run), ("--in-process", flags.in_process)) if given]
+    return shlex.join(words)
+
+
+def _say_problem(console: Console, runbook: Runbook, flags: Flags, text: str) -> None:
+    console.print(f"[bold red]✗ {runbook.name}[/]: ", end="")
+    console.print(text, markup=False, soft_wrap=True)
+    console.print(
+        f"Changed so far: nothing\nNext: invoke --help {runbook.name}, or again: {_again(runbook, flags)}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _drop(folder: Path) -> None:
+    """Remove the folder of a run that never began; its plan is not evidence of anything."""
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def _answer(folder: Path | None, status: str, text: str) -> dict[str, Any]:
+    changes = 0
+    if folder is not None:
+        events = read_journal(folder / JOURNAL)
+        changes = sum(event["event"] == "change_finished" and event["status"] == "done" for event in events)
+    answer = {
+        "run": folder.name if folder is not None else None,
+        "status": status,
+        "artifacts": str(folder) if folder is not None else None,
+        "changes": changes,
+    }
+    return answer | ({"error": text} if text else {})

@@ -1,0 +1,252 @@
+"""One run's life: open its folder, journal, lease and context; end it; finish it for a process that died.
+
+The same functions serve the terminal (``--in-process``), the notebook kernel and Jupyter: there is one way to run.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets as randomness
+import socket
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.clients import Clients
+from credscale.core.context import Context
+from credscale.core.errors import CredscaleError, Refused
+from credscale.core.journal import Journal
+from credscale.core.lock import Lease, MemoryLease, MongoLease
+from credscale.core.secrets import Secrets
+
+if TYPE_CHECKING:
+    from credscale.core.environment import Environment
+    from credscale.core.journal import Listener
+    from credscale.core.runbook import Runbook
+    from credscale.core.step import Result
+
+RUNNER = "CREDSCALE_RUNNER_PID"  # set by the terminal for its kernel, which must not outlive it
+JOURNAL = "journal.jsonl"
+
+
+def artifacts_root() -> Path:
+    """Return the folder of all evidence: ``$CREDSCALE_ARTIFACTS`` or ``artifacts``."""
+    return Path(os.environ.get("CREDSCALE_ARTIFACTS", "artifacts"))
+
+
+def new_folder(environment: str, runbook: str) -> Path:
+    """Create the artifact folder of a new run.
+
+    Raises:
+        Refused: it cannot be written; nothing was changed.
+    """
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = artifacts_root() / environment / runbook / f"{stamp}-{randomness.token_hex(3)}"
+    try:
+        folder.mkdir(parents=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise Refused(
+            f"the artifact folder {folder} cannot be written: {error.strerror}. A run without evidence is not started; "
+            "nothing was changed. Make the folder writable or point CREDSCALE_ARTIFACTS elsewhere"
+        ) from None
+    return folder
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: which runbook, where, for which ticket."""
+
+    runbook: Runbook
+    environment: Environment
+    params: dict[str, Any]
+    ticket: str
+    folder: Path
+
+    @property
+    def run(self) -> str:
+        """The run's id: the name of its folder."""
+        return self.folder.name
+
+
+def open_context(request: Request, *, dry_run: bool = False, journal: str = JOURNAL) -> Context:
+    """Open a context without a lease: enough to plan.
+
+    Args:
+        request: the run.
+        dry_run: plan only.
+        journal: file name in the run's folder.
+    """
+    secrets = Secrets()
+    return Context(
+        request.environment,
+        Journal(request.folder / journal, secrets.mask),
+        Clients(request.environment, secrets),
+        secrets,
+        dry_run=dry_run,
+        folder=request.folder,
+    )
+
+
+def begin(ctx: Context, request: Request) -> None:
+    """Take the lease unless this is a dry run, and write the journal's first line.
+
+    Raises:
+        Refused: somebody else works on the target.
+        ConnectFailed: the target does not answer.
+    """
+    ctx.journal.append(
+        "run_started",
+        run=request.run,
+        runbook=request.runbook.name,
+        title=request.runbook.title,
+        environment=request.environment.name,
+        environment_file=str(request.environment.path),
+        operator=getpass.getuser(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        ticket=request.ticket,
+        dry_run=ctx.dry_run,
+        params=request.params,
+        **_target(ctx),
+    )
+    if not ctx.dry_run:
+        ctx.lease = take_lease(ctx, request)
+
+
+def _target(ctx: Context) -> dict[str, str]:
+    """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
+    if ctx.environment.mongo is None:
+        return {"engine": "none", "target": ctx.environment.name}
+    from credscale.mongo import facts
+
+    try:
+        server = facts.server(ctx.clients.mongo())
+    except CredscaleError as error:
+        return {"engine": "unknown", "target": f"not reached: {error}"}
+    return {"engine": server.engine, "target": f"mongos {ctx.clients.mongo_router()}, cluster {server.cluster_id}"}
+
+
+def take_lease(ctx: Context, request: Request) -> Lease:
+    """Take the target's lease for a run; the run's own earlier lease is simply continued."""
+    if ctx.environment.mongo is None:
+        return MemoryLease()
+    lease = MongoLease(ctx.clients.mongo(), request.run, ctx.note)
+    lease.acquire()
+    return lease
+
+
+def end(ctx: Context) -> None:
+    """Give the lease back and close connections and journal."""
+    if isinstance(ctx.lease, MongoLease):
+        ctx.lease.release()
+    ctx.clients.close()
+    ctx.journal.close()
+
+
+def run_in_process(request: Request, on_event: Listener, results: list[Result]) -> None:
+    """Run a runbook in this process; its journal tells how it ended.
+
+    Args:
+        request: the run.
+        on_event: receives the journal's events.
+        results: filled with the steps' results, also when the run fails.
+
+    Raises:
+        Refused: before anything was changed.
+        KeyboardInterrupt: the operator stopped it; the journal is complete.
+    """
+    ctx = open_context(request)
+    ctx.journal.listen(on_event)
+    try:
+        begin(ctx, request)
+    except CredscaleError as error:
+        ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0)
+        ctx.journal.close()
+        raise
+    try:
+        request.runbook(ctx, **request.params)
+    finally:
+        results += ctx.results
+        end(ctx)
+
+
+def open_run(runbook: Runbook, environment: str, ticket: str, run_folder: str, params: dict[str, Any]) -> Context:
+    """Open a run from a notebook: the first cell after the parameters.
+
+    Args:
+        runbook: the runbook that this notebook was built from.
+        environment: name or path, as ``--env``.
+        ticket: the change ticket, may be empty.
+        run_folder: the artifact folder made by the terminal; empty when opened by hand in Jupyter, which makes one.
+        params: the runbook's parameters.
+
+    Raises:
+        Refused: somebody else works on the target; nothing was changed.
+    """
+    from credscale.core.environment import load
+
+    inventory = load(environment)
+    folder = Path(run_folder) if run_folder else new_folder(inventory.name, runbook.name)
+    request = Request(runbook, inventory, runbook.coerce(params), ticket, folder)
+    ctx = open_context(request)
+    _die_with_runner()
+    try:
+        begin(ctx, request)
+    except CredscaleError as error:
+        ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0)
+        raise
+    return ctx
+
+
+def close_run(ctx: Context, runbook: Runbook) -> str:
+    """End a run from a notebook: its last cell.
+
+    Returns:
+        one sentence with the folder of the evidence.
+    """
+    try:
+        runbook.finish(ctx, "ok", "done")
+    finally:
+        end(ctx)
+    return f"{ctx.changes} changes; evidence in {ctx.folder}"
+
+
+def _die_with_runner() -> None:
+    """End this kernel when the terminal that started it is gone: nobody would see or stop it any more."""
+    runner = int(os.environ.get(RUNNER, "0"))
+    if not runner:
+        return
+
+    def watch() -> None:
+        while os.getppid() == runner:
+            time.sleep(0.3)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="runner-watch", daemon=True).start()
+
+
+def finish_for(request: Request, status: str, text: str) -> None:
+    """End a run whose kernel cannot: put back what it must, write the last journal line.
+
+    Args:
+        request: the run.
+        status: failed, aborted or interrupted.
+        text: the same in words.
+    """
+    ctx = open_context(request)
+    try:
+        ctx.lease = take_lease(ctx, request)
+        request.runbook.finish(ctx, status, text)
+    except CredscaleError as error:
+        left = f"{text}. What the run must put back is left to the next run: {error}"
+        ctx.journal.append("run_finished", status=status, text=left, changes=0)
+    finally:
+        with suppress(CredscaleError):
+            end(ctx)

@@ -1,0 +1,257 @@
+"""Tasks beside the runbooks: lab, reports, notebooks, the gates."""
+
+from __future__ import annotations
+
+import functools
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Exit, task
+
+from credscale.core.errors import CredscaleError, EnvironmentInvalid, Refused, UnknownTarget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from invoke import Context
+    from rich.console import Console
+
+GATES = (
+    ("ruff check", [sys.executable, "-m", "ruff", "check", "."]),
+    ("ruff format", [sys.executable, "-m", "ruff", "format", "--check", "."]),
+    ("mypy", [sys.executable, "-m", "mypy"]),
+    ("import-linter", [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()"]),
+    ("pytest", [sys.executable, "-m", "pytest", "-q"]),
+)
+
+
+def _sentences(body: Callable[..., None]) -> Callable[..., None]:
+    """Turn our errors into one sentence and the contract's exit code."""
+
+    @functools.wraps(body)
+    def wrapped(c: Context, *args: Any, **kwargs: Any) -> None:
+        try:
+            body(c, *args, **kwargs)
+        except (EnvironmentInvalid, UnknownTarget) as error:
+            raise Exit(str(error), code=2) from None
+        except Refused as error:
+            raise Exit(str(error), code=3) from None
+        except CredscaleError as error:
+            raise Exit(str(error), code=1) from None
+
+    return wrapped
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _lab_settings(env: str) -> Any:
+    from credscale.core.environment import load
+
+    environment = load(env)
+    if environment.lab is None:
+        raise EnvironmentInvalid(
+            f"the environment {environment.name!r} has no section lab; it is not a lab of this machine"
+        )
+    return environment.lab
+
+
+_ENV = {"env": "environment with a section lab (default: 'lab')"}
+
+
+@task(auto_shortflags=False, help=_ENV | {"empty": "do not fill it with documents"})
+@_sentences
+def up(c: Context, env: str = "lab", empty: bool = False) -> None:  # noqa: ARG001 - invoke passes its context
+    """Start the cluster on this machine, or what is missing of it."""
+    from credscale import lab as cluster
+    from credscale.frontends.lab_view import seed_with_bar, status_table
+
+    settings, console = _lab_settings(env), _console()
+    state = cluster.up(Path(settings.directory), settings.engine, console.print)
+    if not empty:
+        seed_with_bar(console, state, settings.documents)
+    console.print(status_table(state))
+
+
+@task(auto_shortflags=False, help=_ENV | {"wipe": "delete its data as well"})
+@_sentences
+def down(c: Context, env: str = "lab", wipe: bool = False) -> None:  # noqa: ARG001
+    """Stop the processes that lab.up started, and no others."""
+    from credscale import lab as cluster
+
+    _console().print(cluster.down(Path(_lab_settings(env).directory), wipe=wipe))
+
+
+@task(auto_shortflags=False, help=_ENV)
+@_sentences
+def status(c: Context, env: str = "lab") -> None:  # noqa: ARG001
+    """Show engine, processes and addresses; exit 1 when a process is dead."""
+    from credscale import lab as cluster
+    from credscale.frontends.lab_view import status_table
+
+    state = cluster.status(Path(_lab_settings(env).directory))
+    if state is None:
+        raise Exit("the lab is down. Start it: invoke lab.up", code=1)
+    _console().print(status_table(state))
+    if not all(process.alive for process in state.processes):
+        raise Exit("a process is dead. Start it again: invoke lab.up", code=1)
+
+
+@task(auto_shortflags=False, help=_ENV | {"documents": "how many (default: as the environment says)"})
+@_sentences
+def seed(c: Context, env: str = "lab", documents: int = 0) -> None:  # noqa: ARG001
+    """Fill the running lab with realistic documents, unless it is filled."""
+    from credscale import lab as cluster
+    from credscale.frontends.lab_view import seed_with_bar
+
+    settings = _lab_settings(env)
+    state = cluster.status(Path(settings.directory))
+    if state is None:
+        raise Exit("the lab is down. Start it: invoke lab.up", code=1)
+    seed_with_bar(_console(), state, documents or settings.documents)
+
+
+@task(name="list", auto_shortflags=False, help={"env": "only this environment", "json": "one JSON array"})
+@_sentences
+def list_(c: Context, env: str = "", json: bool = False) -> None:  # noqa: ARG001
+    """List past runs, newest first."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from credscale.evidence import runs
+    from credscale.frontends.session import artifacts_root
+
+    found = runs.list_runs(artifacts_root(), env or None)
+    if json:
+        sys.stdout.write(jsonlib.dumps([asdict(run) for run in found], default=str) + "\n")
+        return
+    if not found:
+        _console().print(f"no runs in {artifacts_root()}/. The first one: invoke shard-migrate --env lab")
+        return
+    table = Table()
+    for column in ("run", "environment", "runbook", "status", "changes", "duration", "ticket", "engine"):
+        table.add_column(column, no_wrap=column == "run")
+    for run in found:
+        seconds = f"{run.duration:.0f} s" if run.duration is not None else ""
+        table.add_row(
+            run.run, run.environment, run.runbook, run.status, str(run.changes), seconds, run.ticket, run.engine
+        )
+    _console().print(table)
+
+
+@task(auto_shortflags=False, help={"run": "run id, the beginning of one, a folder, or 'last'"})
+@_sentences
+def show(c: Context, run: str = "last") -> None:  # noqa: ARG001
+    """Show one run: its steps, what it changed, where its report lies."""
+    from credscale.core.journal import read_journal
+    from credscale.evidence import runs
+    from credscale.frontends.progress import RunView
+    from credscale.frontends.session import artifacts_root
+
+    folder = runs.find_run(artifacts_root(), run)
+    console = _console()
+    view = RunView(console, f"Run {folder.name}")
+    for event in read_journal(folder / "journal.jsonl"):
+        if event["event"] == "run_started":
+            for key in ("runbook", "environment", "target", "engine", "operator", "ticket"):
+                console.print(f"{key + ':':13}{event.get(key, '')}", markup=False)
+        if not console.is_terminal or event["event"] in ("step_finished", "note"):
+            view.update(event)
+        if event["event"] == "run_finished":
+            console.print(f"{'result:':13}{event['status']}: {event['text']}, {event['changes']} changes", markup=False)
+    if console.is_terminal:
+        console.print(view.render())
+    console.print(f"{'report:':13}{folder / 'report.html'}", soft_wrap=True)
+
+
+@task(auto_shortflags=False, positional=["path"], help={"path": "artifact folder, run id or 'last'"})
+@_sentences
+def verify(c: Context, path: str = "last") -> None:  # noqa: ARG001
+    """Check a run's evidence offline: signature, hashes, journal chain."""
+    from credscale.evidence import manifest, runs
+    from credscale.frontends.session import artifacts_root
+
+    folder = runs.find_run(artifacts_root(), path)
+    found = manifest.verify(folder)
+    console = _console()
+    console.print(f"{folder}: {found.files} files, {found.journal_lines} journal lines", soft_wrap=True)
+    known = {True: "known here", False: "not known here", None: "unknown"}[found.signer_known]
+    console.print(f"signed by {found.fingerprint} ({known})", soft_wrap=True)
+    for problem in found.problems:
+        console.print(f"✗ {problem}", markup=False, soft_wrap=True)
+    if not found.ok:
+        raise Exit("the evidence is not intact", code=1)
+    console.print("[green]✓ intact: nothing was changed, removed or added since it was signed[/]")
+
+
+@task(auto_shortflags=False)
+@_sentences
+def build(c: Context) -> None:  # noqa: ARG001
+    """Build the notebooks from the runbooks."""
+    import runbooks
+    from credscale.frontends import cli, notebook
+
+    for runbook in cli.runbooks_in(runbooks):
+        path = notebook.path_of(runbook)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(notebook.build(runbook), encoding="utf-8")
+        _console().print(f"built {path}")
+
+
+@task(name="check", auto_shortflags=False)
+@_sentences
+def check_notebooks(c: Context) -> None:  # noqa: ARG001
+    """Fail when a notebook is not what its runbook would build."""
+    import runbooks
+    from credscale.frontends import cli, notebook
+
+    found = notebook.stale(cli.runbooks_in(runbooks))
+    if found:
+        raise Exit(f"stale: {', '.join(map(str, found))}. Build again: invoke notebooks.build", code=1)
+    _console().print("every notebook matches its runbook")
+
+
+@task(name="open", auto_shortflags=False, help={"env": "environment that the notebooks open with"})
+@_sentences
+def open_(c: Context, env: str) -> None:  # noqa: ARG001
+    """Open JupyterLab on the notebooks, for troubleshooting."""
+    import importlib.util
+    import os
+
+    from credscale.core.environment import load
+    from credscale.core.errors import MissingExtra
+
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise MissingExtra("jupyterlab", "jupyter", "notebooks.open")
+    os.environ["CREDSCALE_ENV"] = str(load(env).path)
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "notebooks"])  # noqa: S606 - fixed arguments, no shell
+
+
+@task(auto_shortflags=False, help={"fast": "leave out the tests that start real processes"})
+def check(c: Context, fast: bool = False) -> None:  # noqa: ARG001
+    """Run every gate: ruff, mypy, import-linter, pytest, stale notebooks."""
+    import subprocess
+
+    console, failed = _console(), []
+    for name, command in GATES:
+        console.rule(name)
+        extra = ["-m", "not scenario"] if fast and name == "pytest" else []
+        if subprocess.run([*command, *extra], check=False).returncode:
+            failed.append(name)
+    console.rule("notebooks.check")
+    if subprocess.run([sys.executable, "-m", "invoke", "notebooks.check"], check=False).returncode:
+        failed.append("notebooks.check")
+    if failed:
+        raise Exit(f"failed: {', '.join(failed)}", code=1)
+    console.print("[green]every gate passed[/]")
+
+
+lab = Collection("lab", up, down, status, seed)
+report = Collection("report", list_, show, verify)
+notebooks = Collection("notebooks", build, check_notebooks, open_)

@@ -1,0 +1,101 @@
+"""Environment files: every mistake is named with file, line and key."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from credscale.core.environment import ENVIRONMENTS, Environment, MaintenanceWindow, find, load
+from credscale.core.errors import EnvironmentInvalid, UnknownTarget
+
+GOOD = """\
+name: prod
+policy:
+  confirm: type-name
+  maintenance_window: {timezone: Europe/Berlin, days: [sat], start: "02:00", stop: "06:00"}
+mongo:
+  uri: env:URI
+  shards:
+    - replica_set: shard1ReplSet
+      members: ["a:27018"]
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "env.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    environment = load(write(tmp_path, GOOD))
+    assert environment.policy.confirm == "type-name"
+    assert environment.mongo is not None
+    assert environment.mongo.shards[0].members == ["a:27018"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("policy:", "polcy:", 2, ["polcy", "unknown key", "Did you mean 'policy'"]),
+        ("replica_set", "replicaset", 8, ["mongo.shards.0.replicaset", "Did you mean 'replica_set'"]),
+        ("a:27018", "a:270180", 9, ["mongo.shards.0.members.0", "port from 1 to 65535"]),
+        ("a:27018", "a:http", 9, ["port from 1 to 65535"]),
+        ('"02:00"', '"2:00"', 4, ["policy.maintenance_window.start", "HH:MM"]),
+        ('"02:00"', '"25:00"', 4, ["HH:MM"]),
+        ("Europe/Berlin", "Europe/Berlim", 4, ["unknown time zone"]),
+        ("[sat]", "[saturday]", 4, ["policy.maintenance_window.days"]),
+        ("env:URI", "mongodb://u:secret@h:1", 6, ["mongo.uri", "holds a password"]),
+        ("env:URI", "mongodb://h:99999", 6, ["mongo.uri", "port"]),
+        ("name: prod", "name: [1]", 1, ["name"]),
+        ("name: prod", "# nothing", 2, ["name", "missing"]),
+        ("mongo:", "name: again\nmongo:", 5, ["name", "twice"]),
+        ("mongo:", "path: /x\nmongo:", 5, ["path", "unknown key"]),
+        ("confirm: type-name", "confirm: [", 5, ["not YAML"]),
+    ],
+)
+def test_mistakes(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(EnvironmentInvalid) as caught:
+        load(path)
+    message = str(caught.value)
+    assert f"{path}: line {line}:" in message
+    assert all(word in message for word in words)
+    assert "secret" not in message
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ENVIRONMENTS.mkdir(parents=True)
+    (ENVIRONMENTS / "prod.yaml").write_text("name: prod")
+    (ENVIRONMENTS / "other.example.yaml").write_text("name: other")
+    with pytest.raises(UnknownTarget, match="no environment 'pord'. Did you mean 'prod'"):
+        find("pord")
+    assert find("prod") == ENVIRONMENTS / "prod.yaml"
+
+
+def test_unquoted_yes_is_meant(tmp_path: Path) -> None:
+    assert load(write(tmp_path, "name: x\npolicy: {confirm: yes}\n")).policy.confirm == "yes"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / ENVIRONMENTS).glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_shipped_environments_load(path: Path) -> None:
+    assert isinstance(load(str(path)), Environment)
+
+
+@pytest.mark.parametrize(
+    ("moment", "inside"),
+    [
+        ("2026-11-21T22:30", False),  # Saturday 23:30 in Berlin: not yet
+        ("2026-11-21T23:30", True),  # Sunday 00:30, belongs to Saturday's window
+        ("2026-11-22T04:00", True),
+        ("2026-11-22T23:30", False),  # Monday 00:30, Sunday has no window
+    ],
+)
+def test_a_window_over_midnight_belongs_to_its_first_day(moment: str, inside: bool) -> None:
+    window = MaintenanceWindow(timezone="Europe/Berlin", days=("sat",), start="23:45", stop="06:00")
+    assert window.contains(datetime.fromisoformat(moment).replace(tzinfo=UTC)) is inside
