@@ -45,9 +45,8 @@ def task_of(runbook: Runbook) -> Task[Any]:
 
         frame = {name: given.pop(name) for name in FLAGS}
         params = {name: value for name, value in given.items() if value is not None}
-        texts = {name: frame[name] or "" for name in ("env", "ticket", "on")}
-        switches = {name: bool(frame[name]) for name in ("dry_run", "yes", "in_process", "json")}
-        raise Exit(code=run(runbook, Flags(params=params, **texts, **switches)))
+        texts: dict[str, Any] = {name: value if value is not None else "" for name, value in frame.items()}
+        raise Exit(code=run(runbook, Flags(params=params, **texts)))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("c", inspect.Parameter.POSITIONAL_OR_KEYWORD)]

@@ -76,7 +76,8 @@ def _parameters(runbook: Runbook) -> Any:
     import nbformat.v4 as v4
 
     values = FRAME | {name: parameter.default for name, parameter in runbook.parameters.items()}
-    code = "\n".join(f"{name} = {value!r}".replace("'", '"') for name, value in values.items())
+    texts = {name: json.dumps(value) if isinstance(value, str) else repr(value) for name, value in values.items()}
+    code = "\n".join(f"{name} = {text}" for name, text in texts.items())
     return v4.new_code_cell(code, metadata={"tags": ["parameters"]})
 
 

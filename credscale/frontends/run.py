@@ -213,7 +213,7 @@ def _seal_and_tell(
 
 def _tell(console: Console, request: Request, flags: Flags, events: list[dict[str, Any]], status: str) -> None:
     folder = request.folder
-    last = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
+    last: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
     started = next((event for event in events if event["event"] == "run_started"), {})
     changes = [event["what"] for event in events if event["event"] == "change_finished" and event["status"] == "done"]
     if status == "ok":

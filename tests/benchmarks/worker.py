@@ -1,0 +1,71 @@
+"""The measured halves of the benchmarks, each in a process of its own so that its peak memory is its own.
+
+    python worker.py FOLDER serve | fill PORT COUNT | dump PORT COUNT | digest PORT COUNT
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+
+from credscale.lab.documents import analyses
+from credscale.mongo import backup, digest, scan
+
+
+def serve(folder: Path) -> None:
+    """Run a SecantusDB server until killed; print its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).with_name("secantusd-py")
+    command = [program, "--host", "127.0.0.1", "--port", str(port), "--storage-path", folder / "server", "--log-level", "ERROR"]
+    with subprocess.Popen(command) as process:
+        try:
+            MongoClient("127.0.0.1", port, directConnection=True).admin.command("ping")
+            print(port, flush=True)
+            process.wait()
+        except BaseException:
+            process.kill()
+            raise
+
+
+def measure(folder: Path, what: str, port: int, count: int) -> dict[str, float]:
+    """Dump or digest a collection; return seconds, megabytes and this process's peak memory."""
+    client: MongoClient[dict[str, Any]] = MongoClient("127.0.0.1", port, directConnection=True)
+    collection = client["bench"][f"docs{count}"]
+    start = time.perf_counter()
+    if what == "dump":
+        entry = next(iter(client["bench"].list_collections(filter={"name": collection.name})))
+        facts = backup.BackupFacts(collection.full_name, "bench", entry["info"]["uuid"].hex(), sharded=False)
+        size = backup.dump(collection, folder / f"dump{count}", facts=facts, needed=0).bytes
+    else:
+        size = digest.digest_documents(scan.scan_raw(collection)).bytes
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "mb": size / 1e6, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+
+
+def main() -> None:
+    """Do one thing."""
+    folder, what, *rest = Path(sys.argv[1]), *sys.argv[2:]
+    if what == "serve":
+        serve(folder)
+    elif what == "fill":
+        port, count = map(int, rest)
+        collection = MongoClient("127.0.0.1", port, directConnection=True)["bench"][f"docs{count}"]
+        for batch in analyses(count, random.Random(1)):
+            collection.insert_many(batch, ordered=False)
+    else:
+        print(json.dumps(measure(folder, what, *map(int, rest))))
+
+
+if __name__ == "__main__":
+    main()
