@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from credscale.mongo.backup_steps import backup, restore_check
-from credscale.mongo.balancing import (
+from credscale.core.runbook import runbook
+from credscale.mongo import (
+    backup,
+    create_shard_key_index,
+    enable_sharding,
     monitor_distribution,
+    preflight,
+    record_verification,
     restore_balancer,
+    restore_check,
     set_balancer_window,
     set_chunk_size,
+    shard_collection,
     start_balancer,
     stop_balancer,
+    verify_counts,
+    verify_digest,
+    verify_disk,
 )
-from credscale.mongo.disk import verify_disk
-from credscale.mongo.preflight import preflight
-from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
-from credscale.mongo.verification import record_verification, verify_counts, verify_digest
-
-from credscale.core.runbook import runbook
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
@@ -55,7 +59,7 @@ def shard_migrate(
     #
     # The cluster, the collection and the shard key are checked, then the room on every shard.
     preflight(ctx, namespace=namespace, shard_key=shard_key)
-    verify_disk(ctx, namespace=namespace, backup_directory=backup_directory)
+    verify_disk(ctx, namespace=namespace, backup_directory=backup_directory, shard_key=shard_key)
     # ## A backup that is known to restore
     #
     # Its digest is the baseline of the proof at the end. A verified backup of the same data is not taken again.

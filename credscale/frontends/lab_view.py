@@ -22,18 +22,17 @@ def seed_with_bar(console: Console, state: LabState, documents: int) -> None:
     columns = (TextColumn("[dim]lab: filling " + NAMESPACE), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("seed", total=documents)
-        done = lab.seed(state, NAMESPACE, documents, lambda count: bar.update(task, completed=count))
+        done = lab.seed(state, NAMESPACE, documents, lambda count, _: bar.update(task, completed=count))
     console.print(f"[dim]lab: {done}[/dim]")
 
 
 def status_table(state: LabState) -> Table:
     """Return the lab's processes as a table whose title names the engine."""
     table = Table(title=f"lab · engine: {state.engine}", title_justify="left")
-    for column in ("process", "role", "address", "pid", "state", "log"):
-        table.add_column(column)
-    for process in state.processes:
-        alive = "[green]running[/]" if process.alive else "[red]dead[/]"
-        table.add_row(
-            process.name, process.role, f"127.0.0.1:{process.port}", str(process.pid), alive, str(process.log)
-        )
+    for column in ("process", "role", "replica set", "address", "pid", "state", "log"):
+        table.add_column(column, overflow="fold")
+    for row in state.rows():
+        alive = "[green]running[/]" if row["alive"] else "[red]dead[/]"
+        columns = (row["name"], row["role"], row["replica_set"], row["address"], str(row["pid"]), alive, row["log"])
+        table.add_row(*columns)
     return table

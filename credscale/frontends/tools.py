@@ -23,6 +23,8 @@ GATES = (
     ("ruff format", [sys.executable, "-m", "ruff", "format", "--check", "."]),
     ("mypy", [sys.executable, "-m", "mypy"]),
     ("import-linter", [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()"]),
+    ("notebooks.check", [sys.executable, "-m", "invoke", "notebooks.check"]),
+    ("docs", [sys.executable, "-m", "invoke", "docs.build", "--check"]),
     ("pytest", [sys.executable, "-m", "pytest", "-q"]),
 )
 
@@ -181,8 +183,7 @@ def verify(c: Context, path: str = "last") -> None:  # noqa: ARG001
     found = manifest.verify(folder)
     console = _console()
     console.print(f"{folder}: {found.files} files, {found.journal_lines} journal lines", soft_wrap=True)
-    known = {True: "known here", False: "not known here", None: "unknown"}[found.signer_known]
-    console.print(f"signed by {found.fingerprint} ({known})", soft_wrap=True)
+    console.print(found.signer, markup=False, soft_wrap=True)
     for problem in found.problems:
         console.print(f"✗ {problem}", markup=False, soft_wrap=True)
     if not found.ok:
@@ -233,6 +234,21 @@ def open_(c: Context, env: str) -> None:  # noqa: ARG001
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "notebooks"])  # noqa: S606 - fixed arguments, no shell
 
 
+@task(name="build", auto_shortflags=False, help={"check": "fail when the page is stale instead of writing it"})
+@_sentences
+def build_docs(c: Context, check: bool = False) -> None:  # noqa: ARG001
+    """Build docs/reference.md from docstrings."""
+    import runbooks
+    from credscale.frontends import cli, reference
+    from credscale.mongo import STEPS
+
+    text = reference.build(cli.runbooks_in(runbooks), STEPS)
+    if not check:
+        reference.PAGE.write_text(text, encoding="utf-8")
+    elif not reference.PAGE.is_file() or reference.PAGE.read_text(encoding="utf-8") != text:
+        raise Exit(f"{reference.PAGE} is stale. Build it again: invoke docs.build", code=1)
+
+
 @task(auto_shortflags=False, help={"fast": "leave out the tests that start real processes"})
 def check(c: Context, fast: bool = False) -> None:  # noqa: ARG001
     """Run every gate: ruff, mypy, import-linter, pytest, stale notebooks."""
@@ -244,9 +260,6 @@ def check(c: Context, fast: bool = False) -> None:  # noqa: ARG001
         extra = ["-m", "not scenario"] if fast and name == "pytest" else []
         if subprocess.run([*command, *extra], check=False).returncode:
             failed.append(name)
-    console.rule("notebooks.check")
-    if subprocess.run([sys.executable, "-m", "invoke", "notebooks.check"], check=False).returncode:
-        failed.append("notebooks.check")
     if failed:
         raise Exit(f"failed: {', '.join(failed)}", code=1)
     console.print("[green]every gate passed[/]")
@@ -255,3 +268,4 @@ def check(c: Context, fast: bool = False) -> None:  # noqa: ARG001
 lab = Collection("lab", up, down, status, seed)
 report = Collection("report", list_, show, verify)
 notebooks = Collection("notebooks", build, check_notebooks, open_)
+docs = Collection("docs", build_docs)

@@ -16,11 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 INVOKE = [sys.executable, "-m", "invoke"]
@@ -81,7 +84,9 @@ def migrations(names: list[str]) -> list[Row]:
                 figures = (f"{notebook:.1f} s", f"{process:.1f} s (--in-process)", f"{notebook / process:.2f}")
                 rows.append(("notebook, run again", *figures, f"5 s more; is {notebook - process:.1f} s more"))
         finally:
-            subprocess.run([*INVOKE, "lab.down", "--env", str(env_file), "--wipe"], cwd=ROOT, check=False, capture_output=True)
+            subprocess.run(
+                [*INVOKE, "lab.down", "--env", str(env_file), "--wipe"], cwd=ROOT, check=False, capture_output=True
+            )
     return rows
 
 
@@ -102,7 +107,15 @@ def backup_and_memory(names: list[str]) -> list[Row]:
                     results[what, count] = json.loads(done.stdout)
             for what in ("dump", "digest") if "memory" in names else ():
                 small, large = results[what, 20_000]["peak_mb"], results[what, 200_000]["peak_mb"]
-                rows.append((f"peak memory of {what}, 10x the data", f"{large} MB", f"{small} MB (20,000)", f"{large / small:.2f}", "flat"))
+                rows.append(
+                    (
+                        f"peak memory of {what}, 10x the data",
+                        f"{large} MB",
+                        f"{small} MB (20,000)",
+                        f"{large / small:.2f}",
+                        "flat",
+                    )
+                )
             if "backup" in names:
                 rows.append(_against_mongodump(folder, port, results["dump", 200_000]))
         finally:
@@ -117,7 +130,13 @@ def _against_mongodump(folder: str, port: str, native: dict[str, float]) -> Row:
         return ("native backup, 200,000 documents", speed, "mongodump is not on PATH", "not measured", "at most 1.0")
     uri = ["--uri", f"mongodb://127.0.0.1:{port}/", "--db", "bench", "--collection", "docs200000"]
     other = seconds(["mongodump", *uri, "--out", f"{folder}/mongodump"], ROOT)
-    return ("native backup, 200,000 documents", speed, f"{other:.1f} s (mongodump)", f"{native['seconds'] / other:.2f}", "at most 1.0")
+    return (
+        "native backup, 200,000 documents",
+        speed,
+        f"{other:.1f} s (mongodump)",
+        f"{native['seconds'] / other:.2f}",
+        "at most 1.0",
+    )
 
 
 def main() -> None:

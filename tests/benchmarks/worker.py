@@ -1,6 +1,6 @@
 """The measured halves of the benchmarks, each in a process of its own so that its peak memory is its own.
 
-    python worker.py FOLDER serve | fill PORT COUNT | dump PORT COUNT | digest PORT COUNT
+python worker.py FOLDER serve | fill PORT COUNT | dump PORT COUNT | digest PORT COUNT
 """
 
 from __future__ import annotations
@@ -27,7 +27,17 @@ def serve(folder: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = Path(sys.executable).with_name("secantusd-py")
-    command = [program, "--host", "127.0.0.1", "--port", str(port), "--storage-path", folder / "server", "--log-level", "ERROR"]
+    command = [
+        program,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--storage-path",
+        folder / "server",
+        "--log-level",
+        "ERROR",
+    ]
     with subprocess.Popen(command) as process:
         try:
             MongoClient("127.0.0.1", port, directConnection=True).admin.command("ping")

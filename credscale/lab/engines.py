@@ -1,0 +1,143 @@
+"""What the lab's processes are: MongoDB's own programs where they are installed, a simulation where they are not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from credscale.core.errors import MissingExtra, PreconditionFailed
+from credscale.lab.processes import HOST, Plan, free_ports
+from credscale.lab.state import FAULTS, NAMES, read_ports, write_ports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REAL, SIMULATED, AUTO = "real", "simulated", "auto"
+ENGINES = (AUTO, REAL, SIMULATED)
+PROGRAMS = "CREDSCALE_MONGO_BIN"
+CONFIG_SET = "configReplSet"
+MEMBERS = (("config", "config", CONFIG_SET), ("shard1", "shard", "shard1ReplSet"), ("shard2", "shard", "shard2ReplSet"))
+CACHE_GIGABYTES = "0.25"  # the least that mongod accepts; its default would take half of the machine's memory each
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of one of MongoDB's programs: from the folder $CREDSCALE_MONGO_BIN, else from PATH."""
+    folder = os.environ.get(PROGRAMS)
+    return (shutil.which(name, path=folder) if folder else None) or shutil.which(name)
+
+
+def choose_engine(asked: str, existing: str | None, directory: Path) -> str:
+    """Decide which engine a lab runs on.
+
+    Args:
+        asked: ``auto``, ``real`` or ``simulated``.
+        existing: the engine of the lab that is already in the folder; ``auto`` stays with it.
+        directory: the folder, for messages.
+
+    Raises:
+        PreconditionFailed: MongoDB's programs are absent, or the lab in the folder runs on the other engine.
+        MissingExtra: SecantusDB is not installed.
+    """
+    if asked not in ENGINES:
+        raise PreconditionFailed(f"unknown lab engine {asked!r}; expected one of {', '.join(ENGINES)}")
+    if existing is not None and asked not in (AUTO, existing):
+        raise PreconditionFailed(
+            f"the lab in {directory} runs on the {existing} engine, asked for is {asked}. Stop it first: "
+            "invoke lab.down (its data stays, and is used again when that engine is)"
+        )
+    missing = [program for program in ("mongod", "mongos") if find_program(program) is None]
+    engine = existing or asked
+    if engine == AUTO:
+        engine = SIMULATED if missing else REAL
+    if engine == REAL and missing:
+        raise PreconditionFailed(
+            f"the real lab needs {' and '.join(missing)}, found neither on PATH nor in ${PROGRAMS}. Install MongoDB's "
+            "server and mongos (packages mongodb-org-server and mongodb-org-mongos), or set "
+            f"{PROGRAMS} to the folder of their programs, or ask for the simulated engine"
+        )
+    if engine == SIMULATED and find_spec("secantus") is None:
+        raise MissingExtra("secantusdb", "lab", "the simulated lab")
+    return engine
+
+
+def data_folder(directory: Path, engine: str) -> Path:
+    """Return where an engine keeps its data; each has its own, so that neither can open the other's."""
+    return directory / "data" / engine
+
+
+def plan_processes(directory: Path, engine: str, *, round_seconds: float | None = None) -> list[Plan]:
+    """Lay out the four processes; ports are picked once and stay with the data, which refers to them.
+
+    Args:
+        directory: the lab's folder.
+        engine: ``real`` or ``simulated``.
+        round_seconds: how often the simulated balancer works; None leaves its default.
+    """
+    folder = data_folder(directory, engine)
+    ports = read_ports(folder)
+    if set(ports) != set(NAMES):
+        ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
+        write_ports(folder, ports)
+    logs = directory / "logs"
+    plans = []
+    for name, role, replica_set in MEMBERS:
+        data = folder / name
+        build = _real_member if engine == REAL else _simulated_member
+        command = build(role, replica_set, ports[name], data)
+        plans.append(Plan(name, role, replica_set, ports[name], command, logs / f"{name}.log", data))
+    command = _real_router(ports) if engine == REAL else _simulated_router(ports, directory / FAULTS, round_seconds)
+    return [*plans, Plan("mongos", "router", "", ports["mongos"], command, logs / "mongos.log", None)]
+
+
+def _real_member(role: str, replica_set: str, port: int, data: Path) -> tuple[str, ...]:
+    return (
+        _program("mongod"), "--configsvr" if role == "config" else "--shardsvr", "--replSet", replica_set,
+        "--bind_ip", HOST, "--port", str(port), "--dbpath", str(data), "--nounixsocket",
+        "--wiredTigerCacheSizeGB", CACHE_GIGABYTES, *_quick_end("mongod"),
+    )  # fmt: skip
+
+
+def _real_router(ports: dict[str, int]) -> tuple[str, ...]:
+    return (
+        _program("mongos"), "--configdb", f"{CONFIG_SET}/{HOST}:{ports['config']}",
+        "--bind_ip", HOST, "--port", str(ports["mongos"]), "--nounixsocket", *_quick_end("mongos"),
+    )  # fmt: skip
+
+
+def _simulated_member(role: str, replica_set: str, port: int, data: Path) -> tuple[str, ...]:
+    return (
+        sys.executable, "-m", "credscale.lab.simulated.shard", "--port", str(port), "--replica-set", replica_set,
+        "--data", str(data), "--role", "configsvr" if role == "config" else "shardsvr",
+    )  # fmt: skip
+
+
+def _simulated_router(ports: dict[str, int], faults: Path, round_seconds: float | None) -> tuple[str, ...]:
+    pace = () if round_seconds is None else ("--round-seconds", str(round_seconds))
+    return (
+        sys.executable, "-m", "credscale.lab.simulated.mongos", "--port", str(ports["mongos"]),
+        "--config", f"{HOST}:{ports['config']}", "--config-set", CONFIG_SET, "--faults", str(faults), *pace,
+    )  # fmt: skip
+
+
+def _program(name: str) -> str:
+    return find_program(name) or name
+
+
+def _quick_end(name: str) -> tuple[str, ...]:
+    """Shorten the 15 s for which servers since 5.0 wait for their clients after SIGTERM; older ones lack the option."""
+    try:
+        told = subprocess.run([_program(name), "--version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ()  # starting it will say why
+    version = re.search(r"version v(\d+)\.", told.stdout)
+    if version is None or int(version[1]) < 5:
+        return ()
+    option = "shutdownTimeoutMillisForSignaledShutdown"
+    if name == "mongos":
+        option = "mongosShutdownTimeoutMillisForSignaledShutdown"
+    return ("--setParameter", f"{option}=100")

@@ -1,0 +1,257 @@
+"""The balancer's steps: stop, settings, start, and put back as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.errors import PreconditionFailed
+from credscale.core.step import Finding, step
+from credscale.mongo import facts
+from credscale.mongo.commands import MAX_TIME_EXPIRED, retrying, run, settings_collection
+from credscale.mongo.distribution import distribution
+from credscale.mongo.monitoring import monitor_distribution
+from credscale.mongo.plan import Move, plan_migration
+from credscale.mongo.settings import balancer_settings, check_chunk_size, parse_window
+from credscale.mongo.state import migration_state, wanted_state
+
+if TYPE_CHECKING:
+    from credscale.core.context import Context
+    from credscale.mongo.commands import Client
+    from credscale.mongo.settings import BalancerSettings
+
+__all__ = [
+    "monitor_distribution",
+    "restore_balancer",
+    "set_balancer_window",
+    "set_chunk_size",
+    "start_balancer",
+    "stop_balancer",
+]
+
+MEMORY = "balancer"
+STOP_MILLISECONDS = 60_000  # as mongosh does
+ROUND_SECONDS = 1800.0  # a round ends with its migration, which may carry a chunk of 1 GB
+READ_BACK_SECONDS = 30.0
+
+
+@step()
+def stop_balancer(ctx: Context, *, namespace: str, shard_key: str, chunk_size_mb: int, window: str = "") -> Finding:
+    """Stop the balancer and wait for its last round, if anything is left to change.
+
+    Its mode and autosplit flag are remembered in the target before, so that ``restore_balancer`` puts them back even
+    after this run was killed. MongoDB 4.4 and later.
+
+    Args:
+        namespace: ``database.collection``.
+        shard_key: such as ``createdAt:hashed,userId:1``.
+        chunk_size_mb: the wanted chunk size in MB.
+        window: the wanted window ``HH:MM-HH:MM`` in the config primary's local time; empty leaves it as it is.
+    """
+    client = ctx.clients.mongo()
+    wanted = wanted_state(shard_key, chunk_size_mb, window)
+    state = migration_state(client, namespace, shard_key)
+    moves = plan_migration(state, wanted)
+    output: dict[str, Any] = {"mode": state.mode, "plan": [str(move) for move in moves]}
+    if Move.STOP_BALANCER not in moves:
+        reason = "it is off already" if state.mode == "off" else "there is nothing to change that it would disturb"
+        return Finding(f"the balancer was left as it is: {reason}", output)
+    ctx.apply(f"stop the balancer (mode {state.mode}) and wait for its round", _stop, ctx, client)
+    ctx.wait_until("the balancer is off and in no round", lambda: _is_off(client), ROUND_SECONDS)
+    return Finding("the balancer is off and its last round is over", output | {"mode": "off"})
+
+
+def _stop(ctx: Context, client: Client) -> None:
+    _remember(ctx, client)
+    _switch(client, {"balancerStop": 1, "maxTimeMS": STOP_MILLISECONDS})
+
+
+def _remember(ctx: Context, client: Client) -> None:
+    settings = balancer_settings(client)
+    ctx.lease.remember(MEMORY, {"mode": settings.mode, "autosplit": settings.autosplit})
+
+
+def _switch(client: Client, command: dict[str, Any]) -> None:
+    """Run balancerStop or balancerStart; a timeout means that the setting is kept and the round goes on (§1.4)."""
+    from pymongo.errors import OperationFailure
+
+    try:
+        run(client, "admin", command)
+    except OperationFailure as error:
+        if error.code != MAX_TIME_EXPIRED:
+            raise
+
+
+def _is_off(client: Client) -> tuple[bool, str]:
+    settings = balancer_settings(client)
+    return settings.is_off, f"mode {settings.mode}{', in a round' if settings.in_round else ''}"
+
+
+def _require_off(ctx: Context, settings: BalancerSettings, change: str) -> None:
+    ctx.require(
+        settings.is_off,
+        PreconditionFailed(
+            f"the balancer must be off before {change}; it is {settings.mode}"
+            f"{' and in a round' if settings.in_round else ''}. Nothing was changed. Run stop_balancer first"
+        ),
+    )
+
+
+@step()
+def set_chunk_size(ctx: Context, *, chunk_size_mb: int) -> Finding:
+    """Set the cluster's chunk size with majority and read it back.
+
+    Up to 6.0.2 shardCollection makes chunks of half this size (§1.3). A value the server refuses would stop all
+    balancing without a word, so it is checked before (§1.6).
+
+    Args:
+        chunk_size_mb: 1 to 1024 MB.
+    """
+    client, wanted = ctx.clients.mongo(), check_chunk_size(chunk_size_mb)
+    settings = balancer_settings(client)
+    output = {"before": settings.chunk_size_mb, "chunk_size_mb": wanted}
+    if settings.chunk_size_mb == wanted:
+        return Finding(f"the chunk size is {wanted} MB already", output)
+    _require_off(ctx, settings, "the chunk size is changed")
+    before = f"{settings.chunk_size_mb} MB" if settings.chunk_size_mb is not None else "the server's default"
+    ctx.apply(f"set the chunk size to {wanted} MB (was {before})", _set, client, "chunksize", {"value": wanted})
+    ctx.wait_until(
+        f"config.settings says {wanted} MB",
+        lambda: _seen(balancer_settings(client).chunk_size_mb, wanted),
+        READ_BACK_SECONDS,
+    )
+    return Finding(f"the chunk size is {wanted} MB, was {before}", output)
+
+
+@step()
+def set_balancer_window(ctx: Context, *, window: str) -> Finding:
+    """Set the hours in which the balancer may move chunks, and read them back.
+
+    Only ``activeWindow`` is written: the other fields of the document stay. The hours are in the local time of the
+    config primary (§1.5). A migration under way when the window closes runs to its end.
+
+    Args:
+        window: ``HH:MM-HH:MM``, may cross midnight; empty leaves the window as it is.
+    """
+    client, wanted = ctx.clients.mongo(), parse_window(window)
+    settings = balancer_settings(client)
+    before = "-".join(settings.window) if settings.window is not None else "none"
+    if wanted is None:
+        return Finding(f"no window was asked for, so it stays as it is ({before})", {"window": before})
+    text = "-".join(wanted)
+    output = {"before": before, "window": text}
+    if settings.window == wanted:
+        return Finding(f"the balancer window is {text} already", output)
+    _require_off(ctx, settings, "its window is changed")
+    value = {"activeWindow": {"start": wanted[0], "stop": wanted[1]}}
+    ctx.apply(f"set the balancer window to {text} (was {before})", _set, client, "balancer", value)
+    ctx.wait_until(
+        f"config.settings says {text}", lambda: _seen(balancer_settings(client).window, wanted), READ_BACK_SECONDS
+    )
+    return Finding(f"the balancer window is {text} in the config primary's local time, was {before}", output)
+
+
+def _set(client: Client, document: str, values: dict[str, Any]) -> None:
+    settings = settings_collection(client)
+    retrying(lambda: settings.update_one({"_id": document}, {"$set": values}, upsert=True))
+
+
+def _seen(found: object, wanted: object) -> tuple[bool, str]:
+    return found == wanted, str(found)
+
+
+@step()
+def start_balancer(ctx: Context, *, namespace: str) -> Finding:
+    """Start the balancer while a collection's data do not lie evenly yet.
+
+    The settings must be readable for the server: with a malformed window balancerStart fails on 4.4, and written
+    later the window stops all balancing while the mode stays full (measured, §1.5).
+
+    Args:
+        namespace: ``database.collection``.
+    """
+    client = ctx.clients.mongo()
+    settings = balancer_settings(client)
+    sharded = facts.sharded_collection(client, namespace)
+    ctx.require(sharded is not None, PreconditionFailed(f"{namespace} is not sharded. Run shard_collection first"))
+    if sharded is not None:
+        found = distribution(client, facts.server(client), sharded, settings.chunk_size_mb)
+        if not found.remaining:
+            return Finding(f"the balancer was left {settings.mode}: the data lie evenly ({found.text})")
+        _refuse_blocked(settings, sharded)
+        if settings.mode == "full" and not ctx.planning:
+            return Finding("the balancer is on already and its settings are valid", {"mode": "full"})
+    ctx.apply("start the balancer", _start, ctx, client)
+    ctx.wait_until("the balancer is on with valid settings", lambda: _is_on(client), READ_BACK_SECONDS)
+    return Finding("the balancer is on and its settings are valid", {"mode": "full"})
+
+
+def _refuse_blocked(settings: BalancerSettings, sharded: facts.ShardedCollection) -> None:
+    if settings.problems:
+        raise PreconditionFailed(
+            "the balancer can't read its settings and would move nothing: " + "; ".join(settings.problems)
+            + ". Correct config.settings, then run again"
+        )  # fmt: skip
+    if sharded.no_balance:
+        raise PreconditionFailed(
+            f"balancing is disabled for {sharded.namespace} (noBalance or allowMigrations: false in "
+            "config.collections). Enable it with sh.enableBalancing, then run again"
+        )
+
+
+def _start(ctx: Context, client: Client) -> None:
+    _remember(ctx, client)
+    run(client, "admin", {"balancerStart": 1, "maxTimeMS": STOP_MILLISECONDS})
+
+
+def _is_on(client: Client) -> tuple[bool, str]:
+    settings = balancer_settings(client)
+    seen = f"mode {settings.mode}" + "".join(f"; {problem}" for problem in settings.problems)
+    return settings.mode == "full" and not settings.problems, seen
+
+
+@step()
+def restore_balancer(ctx: Context) -> Finding:
+    """Put the balancer's mode and autosplit flag back as they were before a run changed them.
+
+    What they were is remembered in the target, so this also puts back what a killed run left behind. Window and chunk
+    size are wanted results and stay.
+    """
+    kept = ctx.lease.recall(MEMORY)
+    if kept is None:
+        return Finding("nothing to put back: no run has changed the balancer")
+    client = ctx.clients.mongo()
+    settings = balancer_settings(client)
+    mode, autosplit = str(kept["mode"]), bool(kept["autosplit"])
+    if settings.mode != mode:
+        ctx.apply(f"put the balancer back to {mode} (is {settings.mode})", _set_mode, client, mode)
+    # balancerStart and balancerStop also write autosplit, so it is looked at after them.
+    if (found := balancer_settings(client)).autosplit != autosplit:
+        ctx.apply(
+            f"put autosplit back to {autosplit} (is {found.autosplit})",
+            _set,
+            client,
+            "autosplit",
+            {"enabled": autosplit},
+        )
+    wanted = (mode, autosplit)
+    ctx.wait_until(
+        f"mode {mode}, autosplit {autosplit}", lambda: _seen(_kept_values(client), wanted), READ_BACK_SECONDS
+    )
+    if not ctx.dry_run:
+        ctx.lease.forget(MEMORY)
+    summary = f"the balancer is {mode} again, as before the run"
+    return Finding(summary, {"mode": mode, "autosplit": autosplit, "found": settings.mode})
+
+
+def _set_mode(client: Client, mode: str) -> None:
+    if mode == "full":
+        run(client, "admin", {"balancerStart": 1, "maxTimeMS": STOP_MILLISECONDS})
+    elif mode == "off":
+        _switch(client, {"balancerStop": 1, "maxTimeMS": STOP_MILLISECONDS})
+    else:  # autoSplitOnly has no command; the server itself writes it so (S44)
+        _set(client, "balancer", {"mode": mode, "stopped": False})
+
+
+def _kept_values(client: Client) -> tuple[str, bool]:
+    settings = balancer_settings(client)
+    return settings.mode, settings.autosplit

@@ -1,0 +1,79 @@
+"""Commands and reads that survive an election or a router's restart."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pymongo import MongoClient
+    from pymongo.collection import Collection
+
+    Client = MongoClient[dict[str, Any]]
+
+T = TypeVar("T")
+DEADLINE = 90.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
+
+# 6 HostUnreachable, 7 HostNotFound, 46 LockBusy, 89 NetworkTimeout, 91 ShutdownInProgress, 117
+# ConflictingOperationInProgress, 133 FailedToSatisfyReadPreference (mongos while a shard elects), 189
+# PrimarySteppedDown, 10107 NotWritablePrimary, 11600 InterruptedAtShutdown, 11602 InterruptedDueToReplStateChange,
+# 13435 NotPrimaryNoSecondaryOk: all pass by themselves.
+RETRYABLE = frozenset({6, 7, 46, 89, 91, 117, 133, 189, 10107, 11600, 11602, 13435})
+MAX_TIME_EXPIRED = 50
+
+
+def run(client: Client, database: str, command: Mapping[str, Any], *, deadline: float = DEADLINE) -> dict[str, Any]:
+    """Run an idempotent command and repeat it while it fails for a passing reason.
+
+    Args:
+        client: the connection.
+        database: where to run it.
+        command: the command document; the first key names the command.
+        deadline: seconds after the first failure at which its error is raised.
+
+    Returns:
+        the reply.
+    """
+    return retrying(lambda: client[database].command(dict(command)), deadline=deadline)
+
+
+def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
+    """Repeat an idempotent action while it fails for a passing reason.
+
+    Args:
+        action: reads, or changes in a way that doing it twice is doing it once.
+        deadline: seconds after the first failure; an attempt that itself lasted longer starts the count anew, so
+            that a lost connection after three hours of an index build is not final.
+    """
+    give_up, pause = 0.0, FIRST_PAUSE
+    while True:
+        started = time.monotonic()
+        try:
+            return action()
+        except Exception as error:
+            now = time.monotonic()
+            if give_up == 0.0 or now - started > deadline:
+                give_up, pause = now + deadline, FIRST_PAUSE
+            if not is_passing(error) or now >= give_up:
+                raise
+        time.sleep(pause)
+        pause = min(LONGEST_PAUSE, pause * 2)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether an error goes away by itself: a lost connection, an election, a lock."""
+    from pymongo.errors import ConnectionFailure, OperationFailure
+
+    if isinstance(error, OperationFailure):
+        return error.code in RETRYABLE
+    return isinstance(error, ConnectionFailure)
+
+
+def settings_collection(client: Client) -> Collection[dict[str, Any]]:
+    """Return config.settings for reading and for writing with majority."""
+    from pymongo import WriteConcern
+
+    return client["config"].get_collection("settings", write_concern=WriteConcern("majority", wtimeout=30_000))

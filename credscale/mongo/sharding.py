@@ -1,0 +1,262 @@
+"""The steps that shard a collection."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.clients import LONG_SECONDS
+from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.core.step import Finding, step
+from credscale.mongo import facts
+from credscale.mongo.commands import is_passing, run
+from credscale.mongo.distribution import chunks_by_shard, range_problem
+from credscale.mongo.settings import balancer_settings
+from credscale.mongo.state import ENABLES_ITSELF
+
+if TYPE_CHECKING:
+    from credscale.core.context import Context
+    from credscale.mongo.commands import Client
+
+READ_BACK_SECONDS = 30.0
+POLL_SECONDS = 0.5
+LOST_SECONDS = 90.0
+ALREADY_INITIALIZED, MANUAL_INTERVENTION = 23, 51
+
+
+@step()
+def enable_sharding(ctx: Context, *, namespace: str) -> Finding:
+    """Allow the database to hold sharded collections.
+
+    Needed up to 5.0; since 6.0 shardCollection does it by itself (manual, §1).
+
+    Args:
+        namespace: ``database.collection``.
+    """
+    client, name = ctx.clients.mongo(), facts.split_namespace(namespace)[0]
+    server, found = facts.server(client), facts.database(client, name)
+    if server.numbers >= ENABLES_ITSELF:
+        return Finding(f"not needed: MongoDB {server.version} enables sharding with the collection")
+    if found is None:
+        # Unknown databases would be created on the shard with the least data (§1.1).
+        raise PreconditionFailed(
+            f"the cluster does not know the database {name}. Add the replica set that holds it as a shard first"
+        )
+    output = {"database": name, "primary": found.primary}
+    if found.partitioned:
+        return Finding(f"sharding is enabled for {name} already (primary shard {found.primary})", output)
+    ctx.apply(f"enable sharding for the database {name}", run, client, "admin", {"enableSharding": name})
+    ctx.wait_until(f"config.databases has {name} partitioned", lambda: _partitioned(client, name), READ_BACK_SECONDS)
+    return Finding(f"sharding is enabled for {name} (primary shard {found.primary})", output)
+
+
+def _partitioned(client: Client, name: str) -> tuple[bool, str]:
+    found = facts.database(client, name)
+    return found is not None and found.partitioned, str(found)
+
+
+@step()
+def create_shard_key_index(ctx: Context, *, namespace: str, shard_key: str) -> Finding:
+    """Build the index that the shard key needs, unless one serves already.
+
+    It gets the name MongoDB itself would give it, and the simple collation, which sharding demands (§1.2).
+
+    Args:
+        namespace: ``database.collection``.
+        shard_key: such as ``createdAt:hashed,userId:1``.
+    """
+    from credscale.mongo.shard_key import index_name
+
+    client, key = ctx.clients.mongo(), facts.parse_key(shard_key)
+    name, existing = index_name(key), facts.indexes(client, namespace)
+    found = facts.supporting_index(existing, key)
+    if found is not None:
+        return Finding(f"the index {found.name} serves the shard key already", {"index": found.name})
+    collection = facts.collection(client, namespace)
+    if collection is None:
+        raise PreconditionFailed(f"{namespace} does not exist. Check the namespace")
+    if any(index.name == name for index in existing):
+        raise PreconditionFailed(
+            f"{namespace} has an index named {name} that can't carry a shard key (sparse, partial, hidden or with a "
+            "collation). Drop or rename it, then run again"
+        )
+    spec: dict[str, Any] = {"key": dict(key), "name": name}
+    if collection.collation != "simple":
+        spec["collation"] = {"locale": "simple"}
+    started = time.monotonic()
+    ctx.apply(f"create the index {name} on {namespace}", _build, ctx, namespace, spec)
+    ctx.wait_until(f"the index {name} is listed", lambda: _listed(client, namespace, key), READ_BACK_SECONDS)
+    seconds = round(time.monotonic() - started, 1)
+    return Finding(f"the index {name} is built", {"index": name, "seconds": seconds})
+
+
+def _listed(client: Client, namespace: str, key: facts.Key) -> tuple[bool, str]:
+    found = facts.indexes(client, namespace)
+    return facts.supporting_index(found, key) is not None, ", ".join(index.name for index in found)
+
+
+def _build(ctx: Context, namespace: str, spec: dict[str, Any]) -> None:
+    """Run createIndexes beside this thread, which tells the progress; the server goes on when this process dies."""
+    from pymongo.errors import PyMongoError
+
+    name, coll = facts.split_namespace(namespace)
+    builder, failures = ctx.clients.mongo(timeout=LONG_SECONDS), []
+
+    def build() -> None:
+        try:
+            run(builder, name, {"createIndexes": coll, "indexes": [spec]})
+        except PyMongoError as error:  # handed to the waiting thread, which raises it
+            failures.append(error)
+
+    thread = threading.Thread(target=build, name="createIndexes", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        if thread.is_alive():
+            _tell_build(ctx, namespace)
+    if failures:
+        raise failures[0]
+
+
+def _tell_build(ctx: Context, namespace: str) -> None:
+    from pymongo.errors import PyMongoError
+
+    operations: list[Any] = []
+    pipeline = [{"$currentOp": {"allUsers": True, "idleConnections": False}}]
+    # Progress is a courtesy: without the right to read $currentOp the build goes on all the same.
+    with contextlib.suppress(PyMongoError):
+        operations = list(ctx.clients.mongo().admin.aggregate(pipeline))
+    done = build_progress(operations, namespace)
+    if done is not None:
+        ctx.progress(*done, "documents")
+
+
+def build_progress(operations: list[dict[str, Any]], namespace: str) -> tuple[int, int] | None:
+    """Return documents done and in all of an index build on a namespace, from $currentOp; None when it shows none."""
+    for operation in operations:
+        progress = operation.get("progress")
+        building = str(operation.get("msg", "")).startswith("Index Build")
+        command = operation.get("command", {})
+        ours = operation.get("ns") == namespace or command.get("createIndexes") == namespace.partition(".")[2]
+        if building and ours and progress:
+            return int(progress["done"]), int(progress["total"])
+    return None
+
+
+@step()
+def shard_collection(ctx: Context, *, namespace: str, shard_key: str) -> Finding:
+    """Shard the collection and read back key, chunks and their ranges.
+
+    The command splits a collection that holds data and can take hours; reads and writes go on meanwhile. Issued again
+    with the same options it joins the one under way, so a lost connection is no danger (§1.2). There is no way back
+    before MongoDB 8.0.
+
+    Args:
+        namespace: ``database.collection``.
+        shard_key: such as ``createdAt:hashed,userId:1``.
+    """
+    client, key = ctx.clients.mongo(), facts.parse_key(shard_key)
+    wanted, found = facts.key_text(key), facts.sharded_collection(client, namespace)
+    if found is not None:
+        _refuse_other_key(found, wanted)
+        return Finding(f"{namespace} is sharded by {wanted} already", _read_back(client, namespace, wanted))
+    _require_ready(ctx, client, namespace, key)
+    command: dict[str, Any] = {"shardCollection": namespace, "key": dict(key)}
+    collection = facts.collection(client, namespace)
+    if collection is not None and collection.collation != "simple":
+        command["collation"] = {"locale": "simple"}
+    ctx.apply(f"shard {namespace} by {wanted} (no way back before MongoDB 8.0)", _shard, ctx, command, wanted)
+    ctx.wait_until(
+        f"config.collections has {namespace} by {wanted}", lambda: _sharded(client, namespace), READ_BACK_SECONDS
+    )
+    if ctx.planning:
+        return Finding(f"{namespace} would be sharded by {wanted}")
+    output = _read_back(client, namespace, wanted)
+    return Finding(f"{namespace} is sharded by {wanted} in {output['chunks']} chunks", output)
+
+
+def _refuse_other_key(found: facts.ShardedCollection, wanted: str) -> None:
+    if found.key_text != wanted:
+        raise PreconditionFailed(
+            f"{found.namespace} is sharded by {found.key_text}, wanted is {wanted}. A shard key can't be changed here: "
+            "use reshardCollection (MongoDB 5.0 and later), or run with the existing key. Nothing was changed"
+        )
+
+
+def _require_ready(ctx: Context, client: Client, namespace: str, key: facts.Key) -> None:
+    settings = balancer_settings(client)
+    ctx.require(
+        settings.is_off,
+        PreconditionFailed(
+            f"the balancer must be off before {namespace} is sharded; it is {settings.mode}. Nothing was changed. "
+            "Run stop_balancer first"
+        ),
+    )
+    ctx.require(
+        facts.supporting_index(facts.indexes(client, namespace), key) is not None,
+        PreconditionFailed(
+            f"{namespace} has no index that starts with {facts.key_text(key)}. Run create_shard_key_index first"
+        ),
+    )
+
+
+def _sharded(client: Client, namespace: str) -> tuple[bool, str]:
+    found = facts.sharded_collection(client, namespace)
+    return found is not None, "not sharded" if found is None else f"sharded by {found.key_text}"
+
+
+def _shard(ctx: Context, command: dict[str, Any], wanted: str) -> None:
+    """Run shardCollection; after a lost connection look into the catalogue before asking again."""
+    from pymongo.errors import ConnectionFailure, OperationFailure
+
+    client, namespace = ctx.clients.mongo(), command["shardCollection"]
+    give_up = 0.0
+    while True:
+        started = time.monotonic()
+        try:
+            ctx.clients.mongo(timeout=LONG_SECONDS).admin.command(dict(command))
+        except (ConnectionFailure, OperationFailure) as error:
+            now = time.monotonic()
+            give_up = now + LOST_SECONDS if give_up == 0.0 or now - started > LOST_SECONDS else give_up
+            if not is_passing(error):
+                raise _explained(error, namespace) from error
+            if now >= give_up:
+                raise
+            ctx.note(f"shardCollection was interrupted ({type(error).__name__}); looking into the catalogue")
+        else:
+            return
+        time.sleep(POLL_SECONDS)
+        found = facts.sharded_collection(client, namespace)
+        if found is not None:
+            _refuse_other_key(found, wanted)
+            return
+
+
+def _explained(error: Exception, namespace: str) -> Exception:
+    code = getattr(error, "code", None)
+    if code == ALREADY_INITIALIZED:
+        return PreconditionFailed(f"{namespace} was sharded by somebody else with other options meanwhile: {error}")
+    if code == MANUAL_INTERVENTION:
+        return PreconditionFailed(
+            f"an earlier shardCollection of {namespace} died after writing some chunks (4.4, §1.2). Delete "
+            f"the documents of config.chunks with ns {namespace!r} after making sure that config.collections has no "
+            "entry for it, then run again"
+        )
+    return error
+
+
+def _read_back(client: Client, namespace: str, wanted: str) -> dict[str, Any]:
+    found = facts.sharded_collection(client, namespace)
+    if found is None or found.key_text != wanted:
+        raise VerificationFailed(f"{namespace} should be sharded by {wanted}, config.collections says {found}")
+    problem = range_problem(client, found)
+    if problem:
+        raise VerificationFailed(
+            f"the chunks of {namespace} do not cover the key space: {problem}. Do not start the balancer; compare "
+            "config.chunks with the manual or ask MongoDB's support"
+        )
+    chunks = chunks_by_shard(client, found, [shard.id for shard in facts.shards(client)])
+    rows = [{"shard": shard, "chunks": count} for shard, count in sorted(chunks.items())]
+    return {"key": wanted, "chunks": sum(chunks.values()), "rows": rows, "uuid": found.uuid}

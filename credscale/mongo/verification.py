@@ -1,0 +1,232 @@
+"""The proof after a migration: exact counts, and every document compared with the backup."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from credscale.core.clients import LONG_SECONDS
+from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.core.step import Finding, Status, probe, step
+from credscale.mongo import facts
+from credscale.mongo.backup_steps import live_digest, target_of
+from credscale.mongo.commands import retrying
+from credscale.mongo.comparison import Comparison, Proof, compare_with
+from credscale.mongo.distribution import Owned, active_migrations, owned_and_orphaned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from credscale.core.context import Context
+    from credscale.mongo.backup_manifest import Manifest
+    from credscale.mongo.commands import Client
+    from credscale.mongo.digest import Digest
+
+RECORD = "migration_verified.json"
+COUNT_ATTEMPTS = 2
+PAUSE_SECONDS = 1.0
+
+
+@probe()
+def verify_counts(ctx: Context, *, namespace: str, shard_key: str, backup_directory: str) -> Finding:
+    """Count the documents exactly, and each shard's owned and orphaned ones apart.
+
+    ``count`` without a filter counts orphans and documents under way (§4.1); here both numbers come from the shard-key
+    index, the sum by way of mongos and the parts from each shard's own filter (§4.2, MongoDB 4.4 and later). Orphans
+    wait for their deletion, 15 minutes by default, and are no fault. A difference to the backup may be writers' doing:
+    ``verify_digest`` tells.
+
+    Args:
+        namespace: ``database.collection``.
+        shard_key: such as ``createdAt:hashed,userId:1``.
+        backup_directory: as for ``backup``.
+    """
+    client, key = ctx.clients.mongo(timeout=LONG_SECONDS), facts.parse_key(shard_key)
+    if facts.sharded_collection(client, namespace) is None:
+        raise PreconditionFailed(f"{namespace} is not sharded. Run shard_collection first")
+    index = facts.supporting_index(facts.indexes(client, namespace), key)
+    if index is None:
+        raise PreconditionFailed(
+            f"{namespace} has no index that starts with {facts.key_text(key)}: without it no chunk can move. Run "
+            "create_shard_key_index"
+        )
+    exact, owned = _counts(client, namespace, key, index.name)
+    manifest = next((found for found in target_of(ctx, namespace, backup_directory).backups() if found.verified), None)
+    output = _count_output(exact, owned, manifest)
+    orphans = sum(shard.orphaned for shard in owned.values())
+    parts = [f"{exact} documents, the sum of what the shards own"]
+    if orphans:
+        parts.append(f"{orphans} orphans wait for their deletion")
+    if manifest is not None and manifest.documents != exact:
+        parts.append(f"the backup has {manifest.documents}; verify_digest tells whether writers explain it")
+    return Finding("; ".join(parts), output)
+
+
+def _counts(client: Client, namespace: str, key: facts.Key, index: str) -> tuple[int, dict[str, Owned]]:
+    """Count twice around the shards' own counts, since writers may be active."""
+    for attempt in range(COUNT_ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_SECONDS)
+        before = _exact(client, namespace, index)
+        owned = owned_and_orphaned(client, namespace, key, index)
+        after = _exact(client, namespace, index)
+        total = sum(shard.owned for shard in owned.values())
+        if min(before, after) <= total <= max(before, after):
+            return after, owned
+    moving = active_migrations(client, namespace)
+    if moving:
+        raise VerificationFailed(
+            f"chunks of {namespace} are moving ({', '.join(moving)}); count again when they are done"
+        )
+    rows = _owned_rows(owned)
+    raise VerificationFailed(
+        f"mongos counts {after} documents in {namespace}, the shards together own {total}. A document is owned twice "
+        "or by nobody. Stop the balancer, run flushRouterConfig on every mongos, count again, then run verify_digest",
+        {"rows": rows, "count": after, "owned": total},
+    )
+
+
+def _exact(client: Client, namespace: str, index: str) -> int:
+    from pymongo.read_concern import ReadConcern
+
+    name, coll = facts.split_namespace(namespace)
+    collection = client.get_database(name, read_concern=ReadConcern("majority"))[coll]
+    return retrying(lambda: collection.count_documents({}, hint=index))
+
+
+def _owned_rows(owned: dict[str, Owned]) -> list[dict[str, Any]]:
+    return [{"shard": shard, "owned": each.owned, "orphaned": each.orphaned} for shard, each in owned.items()]
+
+
+def _count_output(exact: int, owned: dict[str, Owned], manifest: Manifest | None) -> dict[str, Any]:
+    before = manifest.documents if manifest is not None else None
+    return {
+        "rows": _owned_rows(owned),
+        "documents": exact,
+        "orphaned": sum(shard.orphaned for shard in owned.values()),
+        "before_after": [{"what": "documents", "before": before, "after": exact}],
+    }
+
+
+@probe(reads_all=True)
+def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
+    """Compare every document with the backup, and explain each difference by the shards' oplogs.
+
+    A document that moved stays byte for byte the same, so any difference is either a writer's doing, which an oplog
+    shows, or a loss. Also documents written since the backup and gone now are found, where the oplogs reach back.
+
+    Args:
+        namespace: ``database.collection``.
+        backup_directory: as for ``backup``.
+    """
+    target = target_of(ctx, namespace, backup_directory)
+    manifest = target.baseline()
+    client = ctx.clients.mongo()
+    live = live_digest(ctx, client, namespace)
+    comparison = compare_with(ctx, manifest, live)
+    output = _digest_output(manifest, live, comparison)
+    if comparison.proof is Proof.LOSS:
+        raise VerificationFailed(_loss_text(namespace, manifest.folder, comparison), output)
+    if comparison.proof is Proof.NONE:
+        record = read_record(manifest.folder)
+        if record is None:
+            raise VerificationFailed(
+                f"{namespace} differs from the backup {manifest.folder} in {comparison.buckets} of 1024 buckets, "
+                f"and it cannot be proven that writers did it: {comparison.reason}. Compare while nobody writes, or "
+                "look at the documents named in the output",
+                output,
+            )
+        output["not_checked"].append(
+            f"differences to the backup of {manifest.finished}: the oplogs no longer reach back to it; the "
+            f"migration was verified at {record['time']}"
+        )
+        return Finding(f"the migration was verified at {record['time']}; what changed since is not compared", output)
+    written = sum(comparison.concurrent.values())
+    how = f"; {written} differences are writers' own, by the shards' oplogs" if written else ", byte for byte"
+    return Finding(f"{live.documents} documents compare with the backup of {manifest.documents}{how}", output)
+
+
+def _digest_output(manifest: Manifest, live: Digest, comparison: Comparison) -> dict[str, Any]:
+    before = manifest.digest
+    pairs = (
+        ("documents", before.documents, live.documents),
+        ("bytes", before.bytes, live.bytes),
+        ("fingerprint", before.fingerprint, live.fingerprint),
+    )
+    before_after = [{"what": what, "before": old, "after": new} for what, old, new in pairs]
+    return {
+        "rows": before_after,
+        "before_after": before_after,
+        "documents": live.documents,
+        "fingerprint": live.fingerprint,
+        "folder": str(manifest.folder),
+        "differing_buckets": comparison.buckets,
+        "passes": comparison.passes,
+        "concurrent": comparison.concurrent,
+        **comparison.findings,
+        "not_checked": list(comparison.not_checked),
+    }
+
+
+def _loss_text(namespace: str, folder: Path, comparison: Comparison) -> str:
+    counts = ", ".join(f"{len(ids)} {kind.replace('_', ' ')}" for kind, ids in comparison.findings.items() if ids)
+    first = next(ids[0] for ids in comparison.findings.values() if ids)
+    return (
+        f"{namespace} differs from the backup and no writer did it: {counts}; the first is _id {first}. Stop the "
+        f"balancer and restore these documents, named in the output, from {folder / 'dump'} (mongorestore into a "
+        "scratch namespace, then copy them over); do not delete the backup"
+    )
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the note that a migration was verified against this backup; None when there is none."""
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
+
+
+@step()
+def record_verification(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
+    """Note in the backup's folder that the migration was verified against it.
+
+    Oplogs are short: a later run can't tell writers' differences any more, and finds here that it was done in time.
+
+    Args:
+        namespace: ``database.collection``.
+        backup_directory: as for ``backup``.
+    """
+    manifest = target_of(ctx, namespace, backup_directory).baseline()
+    record = read_record(manifest.folder)
+    if record is not None:
+        return Finding(f"the verification of {record['time']} is noted already", record)
+    # SKIPPED is what a dry run makes of it.
+    proof = next(
+        (
+            result
+            for result in reversed(ctx.results)
+            if result.step == "verify_digest"
+            and result.params.get("namespace") == namespace
+            and result.status in (Status.OK, Status.SKIPPED)
+        ),
+        None,
+    )
+    if proof is None:
+        raise PreconditionFailed(f"{namespace} was not verified in this run. Run verify_digest before")
+    note = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "documents": proof.output.get("documents"),
+        "fingerprint": proof.output.get("fingerprint"),
+        "concurrent": proof.output.get("concurrent"),
+    }
+    ctx.apply(f"note the verification in {manifest.folder / RECORD}", _write, manifest.folder, note)
+    return Finding("the verification is noted in the backup's folder", note)
+
+
+def _write(folder: Path, note: dict[str, Any]) -> None:
+    from credscale.mongo.dump_files import write_json
+
+    write_json(folder / RECORD, note)
