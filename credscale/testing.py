@@ -19,6 +19,7 @@ import pytest
 from credscale import lab as labs
 from credscale.lab.cluster import connect
 from credscale.lab.engines import find_program
+from credscale.lab.processes import stop
 from credscale.lab.seeding import seed
 from credscale.lab.state import LabState, write_file
 
@@ -42,10 +43,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabState]:
     if find_program("mongod") is None:
         require("secantusdb")
     directory = tmp_path_factory.mktemp("lab")
-    try:
-        yield labs.up(directory, round_seconds=ROUND_SECONDS)
-    finally:
-        labs.down(directory, wipe=True)
+    state = labs.up(directory, round_seconds=ROUND_SECONDS)
+    yield state
+    stop(state.processes, kill_after=0.0)  # nobody needs its data, so nobody waits for a clean end
+    labs.down(directory, wipe=True)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from credscale.core.runbook import runbook
-from credscale.mongo import (
+from credscale.mongo.steps import (
     backup,
     create_shard_key_index,
     enable_sharding,

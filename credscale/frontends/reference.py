@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from credscale.frontends.catalogue import parameter_texts
+
 if TYPE_CHECKING:
     from credscale.core.runbook import Runbook
     from credscale.core.step import Step
@@ -52,11 +54,10 @@ def _section(section: str) -> str:
 def _parameters(parameters: dict[str, inspect.Parameter], function: Any) -> str:
     if not parameters:
         return ""
-    section = re.split(r"\n(?:Returns|Raises):", (inspect.getdoc(function) or "").partition("Args:\n")[2])[0]
-    texts = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE))
+    texts = parameter_texts(function)
     lines = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
     for name, parameter in parameters.items():
         default = "required" if parameter.default is parameter.empty else f"`{parameter.default!r}`"
-        meaning = " ".join(texts.get(name, "").split()).replace("|", "\\|")
+        meaning = texts.get(name, "").replace("|", "\\|")
         lines.append(f"| `{name}` | {parameter.annotation} | {default} | {meaning} |")
     return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json as jsonlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +121,7 @@ def seed(c: Context, env: str = "lab", documents: int = 0) -> None:  # noqa: ARG
 @_sentences
 def list_(c: Context, env: str = "", json: bool = False) -> None:  # noqa: ARG001
     """List past runs, newest first."""
+    import json as jsonlib
     from dataclasses import asdict
 
     from rich.table import Table
@@ -195,10 +195,9 @@ def verify(c: Context, path: str = "last") -> None:  # noqa: ARG001
 @_sentences
 def build(c: Context) -> None:  # noqa: ARG001
     """Build the notebooks from the runbooks."""
-    import runbooks
-    from credscale.frontends import cli, notebook
+    from credscale.frontends import catalogue, notebook
 
-    for runbook in cli.runbooks_in(runbooks):
+    for runbook in catalogue.runbooks():
         path = notebook.path_of(runbook)
         path.parent.mkdir(exist_ok=True)
         path.write_text(notebook.build(runbook), encoding="utf-8")
@@ -209,10 +208,9 @@ def build(c: Context) -> None:  # noqa: ARG001
 @_sentences
 def check_notebooks(c: Context) -> None:  # noqa: ARG001
     """Fail when a notebook is not what its runbook would build."""
-    import runbooks
-    from credscale.frontends import cli, notebook
+    from credscale.frontends import catalogue, notebook
 
-    found = notebook.stale(cli.runbooks_in(runbooks))
+    found = notebook.stale(catalogue.runbooks())
     if found:
         raise Exit(f"stale: {', '.join(map(str, found))}. Build again: invoke notebooks.build", code=1)
     _console().print("every notebook matches its runbook")
@@ -238,11 +236,9 @@ def open_(c: Context, env: str) -> None:  # noqa: ARG001
 @_sentences
 def build_docs(c: Context, check: bool = False) -> None:  # noqa: ARG001
     """Build docs/reference.md from docstrings."""
-    import runbooks
-    from credscale.frontends import cli, reference
-    from credscale.mongo import STEPS
+    from credscale.frontends import catalogue, reference
 
-    text = reference.build(cli.runbooks_in(runbooks), STEPS)
+    text = reference.build(catalogue.runbooks(), list(catalogue.steps()))
     if not check:
         reference.PAGE.write_text(text, encoding="utf-8")
     elif not reference.PAGE.is_file() or reference.PAGE.read_text(encoding="utf-8") != text:

@@ -51,9 +51,7 @@ def up(
         before = read_state(directory)
         chosen = engines.choose_engine(engine, before.engine if before is not None else None, directory)
         plans = engines.plan_processes(directory, chosen, round_seconds=round_seconds)
-        running = {
-            process.name: process for process in (before.processes if before is not None else ()) if process.alive
-        }
+        running = _alive(before)
         _announce(directory, chosen, before, running, say)
         started: list[Process] = []
         try:
@@ -65,6 +63,10 @@ def up(
             raise
         write_file(directory / URI, state.uri + "\n")
     return state
+
+
+def _alive(state: LabState | None) -> dict[str, Process]:
+    return {process.name: process for process in (state.processes if state is not None else ()) if process.alive}
 
 
 def _say_nothing(_sentence: str) -> None:

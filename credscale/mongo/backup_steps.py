@@ -108,7 +108,8 @@ def backup(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
     kept = _kept(ctx, target)
     if kept is not None:
         reason = "is the baseline of the migration under way" if target.sharded else "holds the same data"
-        return Finding(f"the backup {kept.folder} {reason} and was found whole", _output(kept, "kept"))
+        found = "a real run reads it again" if ctx.dry_run else "it was read again and found whole"
+        return Finding(f"the backup {kept.folder} {reason}; {found}", _output(kept, "kept"))
     client = ctx.clients.mongo()
     size = facts.data_size(client, namespace)
     folder = target.root / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
@@ -224,6 +225,8 @@ def restore_check(ctx: Context, *, namespace: str, backup_directory: str, sample
         _compare(ctx, client, manifest, scratch, sent, limit)
     result = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "documents": wanted, "namespace": scratch}
     ctx.apply(f"drop {scratch} and note the result in the backup", _drop, client, manifest.folder, result)
+    if ctx.planning:
+        return Finding(f"{wanted} documents would be restored from {manifest.folder.name} and compared")
     return Finding(
         f"{wanted} documents were restored from {manifest.folder.name} and are byte for byte the same", result
     )

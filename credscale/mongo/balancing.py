@@ -57,6 +57,8 @@ def stop_balancer(ctx: Context, *, namespace: str, shard_key: str, chunk_size_mb
         return Finding(f"the balancer was left as it is: {reason}", output)
     ctx.apply(f"stop the balancer (mode {state.mode}) and wait for its round", _stop, ctx, client)
     ctx.wait_until("the balancer is off and in no round", lambda: _is_off(client), ROUND_SECONDS)
+    if ctx.planning:
+        return Finding("the balancer would be stopped before anything else is changed", output)
     return Finding("the balancer is off and its last round is over", output | {"mode": "off"})
 
 
@@ -119,7 +121,8 @@ def set_chunk_size(ctx: Context, *, chunk_size_mb: int) -> Finding:
         lambda: _seen(balancer_settings(client).chunk_size_mb, wanted),
         READ_BACK_SECONDS,
     )
-    return Finding(f"the chunk size is {wanted} MB, was {before}", output)
+    verb = "would be" if ctx.planning else "is"
+    return Finding(f"the chunk size {verb} {wanted} MB, was {before}", output)
 
 
 @step()
@@ -147,7 +150,8 @@ def set_balancer_window(ctx: Context, *, window: str) -> Finding:
     ctx.wait_until(
         f"config.settings says {text}", lambda: _seen(balancer_settings(client).window, wanted), READ_BACK_SECONDS
     )
-    return Finding(f"the balancer window is {text} in the config primary's local time, was {before}", output)
+    verb = "would be" if ctx.planning else "is"
+    return Finding(f"the balancer window {verb} {text} in the config primary's local time, was {before}", output)
 
 
 def _set(client: Client, document: str, values: dict[str, Any]) -> None:
@@ -182,6 +186,8 @@ def start_balancer(ctx: Context, *, namespace: str) -> Finding:
             return Finding("the balancer is on already and its settings are valid", {"mode": "full"})
     ctx.apply("start the balancer", _start, ctx, client)
     ctx.wait_until("the balancer is on with valid settings", lambda: _is_on(client), READ_BACK_SECONDS)
+    if ctx.planning:
+        return Finding("the balancer would be started once the collection is sharded", {"mode": settings.mode})
     return Finding("the balancer is on and its settings are valid", {"mode": "full"})
 
 
@@ -239,7 +245,8 @@ def restore_balancer(ctx: Context) -> Finding:
     )
     if not ctx.dry_run:
         ctx.lease.forget(MEMORY)
-    summary = f"the balancer is {mode} again, as before the run"
+    verb = "would be" if ctx.planning else "is"
+    summary = f"the balancer {verb} {mode} again, as before the run"
     return Finding(summary, {"mode": mode, "autosplit": autosplit, "found": settings.mode})
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from credscale.mongo.backup_manifest import Manifest
     from credscale.mongo.commands import Client
     from credscale.mongo.digest import Difference, Digest, DocumentId
-    from credscale.mongo.oplog import Explained, Operation
+    from credscale.mongo.oplog import Operation
 
 PASSES = 3
 PAUSE_SECONDS = 1.0
@@ -97,36 +97,34 @@ def _no_oplog(ctx: Context, manifest: Manifest) -> str:
 
 
 def _explained(ctx: Context, manifest: Manifest, buckets: list[int]) -> Comparison:
-    """Explain the differences; a finding is believed only when a second look finds it again."""
+    """Explain the differences; only what every look finds is believed.
+
+    Writers go on between reading the oplogs and looking, so each look suspects a few documents wrongly, but not the
+    same ones twice. What is truly lost stays lost.
+    """
     from credscale.mongo.oplog import explain
 
-    previous: dict[str, tuple[DocumentId, ...]] | None = None
-    number, found, named = 0, None, {}
-    for number in range(1, PASSES + 1):
-        if number > 1:
-            time.sleep(PAUSE_SECONDS)
+    client, suspects = ctx.clients.mongo(), None
+    number = 0
+    while True:
+        number += 1
         difference = _difference(ctx, manifest, buckets)
-        found = explain(
-            difference, _operations(ctx, manifest), lambda ids: _present(ctx.clients.mongo(), manifest, ids)
-        )
-        named = {kind: getattr(found, kind) for kind in KINDS}
-        if found.clean or named == previous:
+        found = explain(difference, _operations(ctx, manifest), lambda ids: _present(client, manifest, ids))
+        seen = {item for kind in KINDS for item in getattr(found, kind)}
+        remaining = seen if suspects is None else suspects & seen
+        if not remaining or remaining == suspects or number == PASSES:
             break
-        previous = named
-    written = _concurrent(found)
+        suspects = remaining
+        time.sleep(PAUSE_SECONDS)
+    findings = {kind: tuple(item for item in getattr(found, kind) if item in remaining) for kind in KINDS}
+    written = {item.name: len(getattr(found.concurrent, item.name)) for item in dataclasses.fields(found.concurrent)}
     sentences = []
-    if written.get("updated"):
+    if written["updated"]:
         sentences.append(
             f"the content of {written['updated']} documents that users wrote meanwhile: the oplogs tell that, not what"
         )
-    proof = Proof.WHOLE if found is not None and found.clean else Proof.LOSS
-    return Comparison(proof, len(buckets), number, written, _named(named), not_checked=tuple(sentences))
-
-
-def _concurrent(found: Explained | None) -> dict[str, int]:
-    if found is None:
-        return {}
-    return {item.name: len(getattr(found.concurrent, item.name)) for item in dataclasses.fields(found.concurrent)}
+    proof = Proof.LOSS if remaining else Proof.WHOLE
+    return Comparison(proof, len(buckets), number, written, _named(findings), not_checked=tuple(sentences))
 
 
 def _difference(ctx: Context, manifest: Manifest, buckets: list[int]) -> Difference:

@@ -44,7 +44,7 @@ def preflight(ctx: Context, *, namespace: str, shard_key: str) -> Finding:
     rows += checks.topology(True, shards)
     rows += _servers(ctx, server, shards)
     rows += _collection(ctx, client, namespace, key, server)
-    rows += _strays(ctx, client, namespace, shards)
+    rows += _strays(ctx, client, namespace, shards, server)
     return _judge(ctx, rows, server)
 
 
@@ -147,7 +147,9 @@ def _array_search(collection: Any, key: facts.Key) -> list[Check]:
     return [] if found is None else [checks.array_found(" or ".join(key), found["_id"])]
 
 
-def _strays(ctx: Context, client: Client, namespace: str, shards: Sequence[facts.Shard]) -> list[Check]:
+def _strays(
+    ctx: Context, client: Client, namespace: str, shards: Sequence[facts.Shard], server: facts.Server
+) -> list[Check]:
     """Look on each shard for a collection of the same name and another identity; migrations to it abort (207)."""
     from pymongo.errors import PyMongoError
 
@@ -162,7 +164,9 @@ def _strays(ctx: Context, client: Client, namespace: str, shards: Sequence[facts
         except PyMongoError as error:
             rows.append(Check("stray collection", "note", f"{shard.id} can't be asked ({type(error).__name__})"))
             continue
-        if uuid is not None and (sharded is None or uuid != sharded.uuid):
+        # Simulated shards can't create a collection under a given UUID, so each has its own.
+        foreign = sharded is None or (uuid != sharded.uuid and server.engine != "simulated")
+        if uuid is not None and foreign:
             remedy = f"look at it on {shard.id} itself, then rename or drop it there"
             rows.append(Check("stray collection", "stop", f"{shard.id} has a {namespace} of its own", remedy))
     return rows

@@ -49,7 +49,8 @@ def enable_sharding(ctx: Context, *, namespace: str) -> Finding:
         return Finding(f"sharding is enabled for {name} already (primary shard {found.primary})", output)
     ctx.apply(f"enable sharding for the database {name}", run, client, "admin", {"enableSharding": name})
     ctx.wait_until(f"config.databases has {name} partitioned", lambda: _partitioned(client, name), READ_BACK_SECONDS)
-    return Finding(f"sharding is enabled for {name} (primary shard {found.primary})", output)
+    verb = "would be" if ctx.planning else "is"
+    return Finding(f"sharding {verb} enabled for {name} (primary shard {found.primary})", output)
 
 
 def _partitioned(client: Client, name: str) -> tuple[bool, str]:
@@ -88,6 +89,8 @@ def create_shard_key_index(ctx: Context, *, namespace: str, shard_key: str) -> F
     started = time.monotonic()
     ctx.apply(f"create the index {name} on {namespace}", _build, ctx, namespace, spec)
     ctx.wait_until(f"the index {name} is listed", lambda: _listed(client, namespace, key), READ_BACK_SECONDS)
+    if ctx.planning:
+        return Finding(f"the index {name} would be built", {"index": name})
     seconds = round(time.monotonic() - started, 1)
     return Finding(f"the index {name} is built", {"index": name, "seconds": seconds})
 

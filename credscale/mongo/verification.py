@@ -176,7 +176,8 @@ def _loss_text(namespace: str, folder: Path, comparison: Comparison) -> str:
     return (
         f"{namespace} differs from the backup and no writer did it: {counts}; the first is _id {first}. Stop the "
         f"balancer and restore these documents, named in the output, from {folder / 'dump'} (mongorestore into a "
-        "scratch namespace, then copy them over); do not delete the backup"
+        "scratch namespace, then copy them over); what was inserted since the backup is only in the oplogs. Do not "
+        "delete the backup"
     )
 
 

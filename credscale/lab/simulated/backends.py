@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # SecantusDB looks up 100 _ids in 10 ms, but 500 in 200 ms: above about 100 it scans.
 LOOKUP = 100
-_SERVER_SELECTION_SECONDS = 3
+_SERVER_SELECTION_SECONDS = 2
 # What belongs to the client's own connection and session is not passed on.
 _NOT_FORWARDED = frozenset(
     {"$db", "lsid", "$clusterTime", "txnNumber", "$readPreference", "readConcern", "writeConcern", "apiVersion"}
@@ -104,6 +104,7 @@ def connect(name: str, host: str) -> Backend:
         directConnection=True,
         retryWrites=False,
         retryReads=False,
+        heartbeatFrequencyMS=500,
         serverSelectionTimeoutMS=_SERVER_SELECTION_SECONDS * 1000,
         document_class=dict,
     )

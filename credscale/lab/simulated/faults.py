@@ -14,9 +14,9 @@ class Faults:
     """The faults file, read anew on every use; what is spent of a one-shot fault is remembered here.
 
     `{"lose": k}` loses k documents in the next move, `{"leave_orphans": n}` leaves n documents behind on the donor,
-    `{"jumbo": n}` marks n chunks jumbo: each is done once, and again only after the file asked for another
-    number, or for one round of the balancer for none. `{"abort": "reason"}` aborts every migration, `{"pause": true}` holds a migration before its commit, and
-    `{"slow_move_seconds": x}` stretches each move, for as long as the file says so.
+    `{"jumbo": n}` marks n chunks jumbo: each is done once, and again only after the file asked for another number,
+    or for one round of the balancer for none. `{"abort": "reason"}` aborts every migration, `{"pause": true}` holds a
+    migration before its commit, and `{"slow_move_seconds": x}` stretches each move, as long as the file says so.
     """
 
     def __init__(self, path: Path | None) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from bson import Binary, Int64, MaxKey, MinKey, ObjectId, Timestamp
 from bson.datetime_ms import DatetimeMS
-from bson.raw_bson import RawBSONDocument
 
 Document = dict[str, Any]
 
@@ -104,15 +103,6 @@ def _shell_scalar(value: Any) -> str:
     if isinstance(value, Binary) and value.subtype == 4:
         return f'UUID("{value.as_uuid()}")'
     return str(value)
-
-
-def whole(value: Any) -> Any:
-    """Turn the raw documents in a value into plain ones, so that they can be changed."""
-    if isinstance(value, RawBSONDocument | Mapping):
-        return {name: whole(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [whole(item) for item in value]
-    return value
 
 
 def long(number: float) -> Int64:

@@ -22,11 +22,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import secantus.server
 from bson import ObjectId
 
-from credscale.lab.simulated.contract import CHANGES_COMMAND, MIGRATION_COMMENT, MODULE, SHARDING_COMMAND
+from credscale.lab.simulated.contract import (
+    CHANGES_COMMAND,
+    IDENTITY_COMMAND,
+    MIGRATION_COMMENT,
+    MODULE,
+    SHARDING_COMMAND,
+)
 
 Document = dict[str, Any]
 Dispatch = Callable[[Document, Any], Document]
@@ -82,9 +89,10 @@ class Changes:
 class Shard:
     """The additions to one SecantusDB server."""
 
-    def __init__(self, arguments: argparse.Namespace, dispatch: Dispatch) -> None:
+    def __init__(self, arguments: argparse.Namespace, dispatch: Dispatch, storage: Any) -> None:
         self._arguments = arguments
         self._dispatch = dispatch
+        self._storage = storage
         self._changes = Changes()
         self._sharding: Document = {}
         self._amendments: dict[str, Callable[[Document, Document], None]] = {
@@ -104,6 +112,10 @@ class Shard:
             return self._changes.answer(request)
         if name == SHARDING_COMMAND:
             self._sharding = dict(request[SHARDING_COMMAND])
+            return {"ok": 1.0}
+        if name == IDENTITY_COMMAND:
+            db, _, collection = request[IDENTITY_COMMAND].partition(".")
+            self._storage.set_collection_options(db, collection, uuid=UUID(bytes=bytes(request["uuid"])))
             return {"ok": 1.0}
         running = Running(migrating=request.get("comment") == MIGRATION_COMMENT)
         token = _running.set(running)
@@ -199,7 +211,7 @@ def main() -> None:
         enable_test_commands=False,
         cache_size="256M",
     )
-    shard = Shard(arguments, secantus.server.dispatch)
+    shard = Shard(arguments, secantus.server.dispatch, server.storage)
     # SecantusDB offers no hook for either; these two names are all that is relied on, and the tests cover both.
     secantus.server.dispatch = shard.dispatch
     server.storage._emit_oplog = shard.observe(server.storage._emit_oplog)  # noqa: SLF001

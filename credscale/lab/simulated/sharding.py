@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64, MaxKey, MinKey
 
+from credscale.lab.simulated.contract import IDENTITY_COMMAND
 from credscale.lab.simulated.indexes import all_indexes, collection_info, collection_uuid, unique_possible
 from credscale.lab.simulated.replies import CommandFailed, Document, shell_text
 from credscale.lab.simulated.routing import RoutingTable, position
@@ -150,8 +151,9 @@ def copy_indexes(source: Backend, target: Backend, ns: str) -> None:
     if source.name == target.name:
         return
     if collection_info(target, ns) is None:
-        options = (collection_info(source, ns) or {}).get("options", {})
-        target.demand(db, {"create": collection, **options})
+        info = collection_info(source, ns) or {}
+        target.demand(db, {"create": collection, **info.get("options", {})})
+        target.demand("admin", {IDENTITY_COMMAND: ns, "uuid": info["info"]["uuid"]})
     specs = source.demand(db, {"listIndexes": collection})["cursor"]["firstBatch"]
     missing = [
         {name: value for name, value in spec.items() if name != "ns"} for spec in specs if spec["name"] != "_id_"

@@ -1,0 +1,131 @@
+"""What can be run, as plain data, so that ``invoke --list`` need not import it.
+
+Importing every step takes longer than invoke itself. The names, documents and flags are therefore kept in a file beside
+the lab's state, together with a hash of the sources that they were read from: a changed source makes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from credscale.core.runbook import Runbook
+    from credscale.core.step import Step
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("runbooks", "credscale/mongo", "credscale/core", "credscale/frontends")
+CACHE = Path(".credscale/catalogue.json")
+
+
+class Entry(NamedTuple):
+    """A runbook or step: task name, its collection (empty: top), where it is, its text, flag texts by parameter."""
+
+    name: str
+    collection: str
+    target: str
+    doc: str
+    parameters: dict[str, str]
+
+
+def entries() -> list[Entry]:
+    """Return everything that can be run, from the cache while no source has changed."""
+    state = _fingerprint()
+    with suppress(OSError, ValueError, TypeError):
+        kept = json.loads(CACHE.read_text(encoding="utf-8"))
+        if kept["sources"] == state:
+            return [Entry(*entry) for entry in kept["entries"]]
+    found = [_runbook_entry(runbook) for runbook in runbooks()] + [_step_entry(step) for step in steps()]
+    with suppress(OSError):  # a read-only checkout lists more slowly, no more
+        CACHE.parent.mkdir(exist_ok=True)
+        CACHE.write_text(json.dumps({"sources": state, "entries": found}), encoding="utf-8")
+    return found
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for folder in SOURCES:
+        for path in sorted((ROOT / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def runbooks() -> list[Runbook]:
+    """Return the runbooks: in each module of ``runbooks/`` the one of the module's own name."""
+    import importlib
+
+    modules = [path.stem for path in sorted((ROOT / "runbooks").glob("[a-z]*.py"))]
+    return [getattr(importlib.import_module(f"runbooks.{name}"), name) for name in modules]
+
+
+def steps() -> Iterator[Step[Any]]:
+    """Yield the steps of every technology."""
+    from credscale.mongo.steps import STEPS
+
+    yield from STEPS
+
+
+def runbook_behind(entry: Entry) -> Runbook:
+    """Return the runbook of an entry; a step becomes a runbook of one, named ``collection.step``."""
+    import importlib
+
+    from credscale.core.runbook import Runbook
+
+    module, _, name = entry.target.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    if isinstance(found, Runbook):
+        return found
+
+    def body(ctx: Any, **params: Any) -> None:
+        found(ctx, **params)
+
+    body.__name__, body.__doc__, body.__module__ = found.name, found.__doc__, found.function.__module__
+    body.__signature__ = found.__signature__  # type: ignore[attr-defined]
+    return Runbook(body, (), task=f"{entry.collection}.{entry.name}", has_notebook=False)
+
+
+def _runbook_entry(runbook: Runbook) -> Entry:
+    target = f"{runbook.module}:{runbook.function.__name__}"
+    return Entry(runbook.name, "", target, _document(runbook.function), _flags(runbook.parameters, runbook.function))
+
+
+def _step_entry(step: Step[Any]) -> Entry:
+    technology = step.function.__module__.split(".")[1]
+    parameters = dict(list(step.__signature__.parameters.items())[1:])
+    target = f"credscale.{technology}.steps:{step.name}"
+    return Entry(
+        step.name.replace("_", "-"), technology, target, _document(step.function), _flags(parameters, step.function)
+    )
+
+
+def _document(function: Any) -> str:
+    """Return the docstring without its sections; the flags' help has the parameters."""
+    import inspect
+    import re
+
+    return re.split(r"\n(?:Args|Returns|Raises):\n", inspect.getdoc(function) or "")[0].strip()
+
+
+def parameter_texts(function: Any) -> dict[str, str]:
+    """Return the Args section of a docstring, one line per parameter."""
+    import inspect
+    import re
+
+    section = (inspect.getdoc(function) or "").partition("Args:\n")[2]
+    section = re.split(r"\n(?:Returns|Raises):", section)[0]
+    found = dict(re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE))
+    return {name: " ".join(text.split()) for name, text in found.items()}
+
+
+def _flags(parameters: dict[str, Any], function: Any) -> dict[str, str]:
+    texts = parameter_texts(function)
+    result = {}
+    for name, parameter in parameters.items():
+        default = "required" if parameter.default is parameter.empty else f"default: {parameter.default!r}"
+        result[name] = f"{texts.get(name, name.replace('_', ' '))} ({default})"
+    return result

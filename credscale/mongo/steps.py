@@ -1,0 +1,61 @@
+"""Every MongoDB step and probe; ``STEPS`` lists them in the order of a migration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from credscale.mongo.backup_steps import backup, restore_check
+from credscale.mongo.balancing import (
+    restore_balancer,
+    set_balancer_window,
+    set_chunk_size,
+    start_balancer,
+    stop_balancer,
+)
+from credscale.mongo.disk import verify_disk
+from credscale.mongo.monitoring import monitor_distribution
+from credscale.mongo.preflight import preflight
+from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
+from credscale.mongo.verification import record_verification, verify_counts, verify_digest
+
+if TYPE_CHECKING:
+    from credscale.core.step import Step
+
+__all__ = [
+    "STEPS",
+    "backup",
+    "create_shard_key_index",
+    "enable_sharding",
+    "monitor_distribution",
+    "preflight",
+    "record_verification",
+    "restore_balancer",
+    "restore_check",
+    "set_balancer_window",
+    "set_chunk_size",
+    "shard_collection",
+    "start_balancer",
+    "stop_balancer",
+    "verify_counts",
+    "verify_digest",
+    "verify_disk",
+]
+
+STEPS: list[Step[Any]] = [
+    preflight,
+    verify_disk,
+    backup,
+    restore_check,
+    stop_balancer,
+    set_chunk_size,
+    set_balancer_window,
+    enable_sharding,
+    create_shard_key_index,
+    shard_collection,
+    start_balancer,
+    monitor_distribution,
+    verify_counts,
+    verify_digest,
+    record_verification,
+    restore_balancer,
+]

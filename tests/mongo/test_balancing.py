@@ -1,0 +1,183 @@
+"""The balancer is stopped before, set while off, started after, and put back as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymongo.errors import AutoReconnect, OperationFailure
+
+from credscale.core.errors import StepFailed
+from credscale.core.lock import MemoryLease
+from credscale.core.step import Status
+from credscale.mongo.balancing import (
+    restore_balancer,
+    set_balancer_window,
+    set_chunk_size,
+    start_balancer,
+    stop_balancer,
+)
+from tests.mongo.conftest import KEY, NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from credscale.core.context import Context
+    from tests.mongo.conftest import FakeCluster
+
+WANTED: dict[str, Any] = {"namespace": NAMESPACE, "shard_key": KEY, "chunk_size_mb": 64, "window": ""}
+
+
+def test_stop_remembers_the_mode_and_waits_for_the_round(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.in_round = True
+    looks = iter(range(100))
+
+    def end_the_round() -> None:
+        cluster.in_round = next(looks) < 3
+
+    cluster.on_read = end_the_round
+    result = stop_balancer(ctx, **WANTED)
+    assert result.status is Status.CHANGED
+    assert ctx.lease.recall("balancer") == {"mode": "full", "autosplit": True}
+    assert (cluster.mode, cluster.in_round) == ("off", False)
+
+
+def test_stop_that_times_out_is_polled(cluster: FakeCluster, ctx: Context) -> None:
+    """Code 50 means that the setting is kept and the round goes on; it is not issued again."""
+
+    def fail_after_persisting() -> None:
+        cluster.mode = "off" if not cluster.failures["balancerStop"] else cluster.mode
+
+    cluster.failures["balancerStop"] = [OperationFailure("timed out", 50)]
+    cluster.on_read = fail_after_persisting
+    stop_balancer(ctx, **WANTED)
+    assert cluster.log == []
+    assert cluster.mode == "off"
+
+
+def test_stop_leaves_a_finished_migration_alone(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.shard()
+    cluster.move(2)
+    cluster.indexes.append({"key": {"createdAt": "hashed", "userId": 1}, "name": "k"})
+    cluster.settings["chunksize"] = {"value": 64}
+    result = stop_balancer(ctx, **WANTED)
+    assert result.status is Status.OK
+    assert result.summary == "the balancer was left as it is: there is nothing to change that it would disturb"
+
+
+def test_stop_refuses_another_key(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.shard({"_id": "hashed"})
+    with pytest.raises(StepFailed, match="sharded by _id:hashed"):
+        stop_balancer(ctx, **WANTED)
+    assert cluster.log == []
+
+
+def test_a_dry_run_lists_every_change_and_makes_none(
+    cluster: FakeCluster, make_context: Callable[..., Context]
+) -> None:
+    ctx = make_context(dry_run=True)
+    steps = [
+        stop_balancer(ctx, **WANTED | {"window": "02:00-06:00"}),
+        set_chunk_size(ctx, chunk_size_mb=64),
+        set_balancer_window(ctx, window="02:00-06:00"),
+        start_balancer(ctx, namespace=NAMESPACE),
+    ]
+    assert [step.status for step in steps] == [Status.PLANNED] * 4
+    assert cluster.log == []
+    assert ctx.lease.recall("balancer") is None
+
+
+def test_chunk_size(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.mode = "off"
+    assert set_chunk_size(ctx, chunk_size_mb=64).summary == "the chunk size is 64 MB, was the server's default"
+    assert cluster.settings["chunksize"] == {"value": 64}
+    again = set_chunk_size(ctx, chunk_size_mb=64)
+    assert (again.status, again.summary) == (Status.OK, "the chunk size is 64 MB already")
+
+
+@pytest.mark.parametrize("size", [0, 1025])
+def test_chunk_size_that_stops_all_balancing_is_not_written(cluster: FakeCluster, ctx: Context, size: int) -> None:
+    with pytest.raises(StepFailed, match="from 1 to 1024"):
+        set_chunk_size(ctx, chunk_size_mb=size)
+    assert cluster.log == []
+
+
+def test_settings_are_not_touched_while_the_balancer_works(cluster: FakeCluster, ctx: Context) -> None:
+    with pytest.raises(StepFailed, match="must be off before the chunk size is changed"):
+        set_chunk_size(ctx, chunk_size_mb=64)
+    with pytest.raises(StepFailed, match="must be off before its window is changed"):
+        set_balancer_window(ctx, window="02:00-06:00")
+    assert cluster.log == []
+
+
+def test_window_keeps_the_other_fields(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.mode = "off"
+    cluster.settings["balancer"] = {"stopped": True, "_secondaryThrottle": True}
+    set_balancer_window(ctx, window="02:00-06:00")
+    assert cluster.settings["balancer"] == {
+        "stopped": True,
+        "_secondaryThrottle": True,
+        "activeWindow": {"start": "02:00", "stop": "06:00"},
+    }
+    assert set_balancer_window(ctx, window="02:00-06:00").status is Status.OK
+    assert set_balancer_window(ctx, window="").summary.startswith(
+        "no window was asked for, so it stays as it is (02:00"
+    )
+
+
+def test_start(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.shard()
+    cluster.mode = "off"
+    assert start_balancer(ctx, namespace=NAMESPACE).status is Status.CHANGED
+    assert ctx.lease.recall("balancer") == {"mode": "off", "autosplit": True}
+    assert start_balancer(ctx, namespace=NAMESPACE).summary == "the balancer is on already and its settings are valid"
+
+
+def test_start_is_not_needed_for_what_is_balanced(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.shard()
+    cluster.move(2)
+    cluster.mode = "off"
+    result = start_balancer(ctx, namespace=NAMESPACE)
+    assert result.summary == "the balancer was left off: the data lie evenly (shard1 2, shard2 2)"
+    assert cluster.log == []
+
+
+def test_start_refuses_settings_the_server_cannot_read(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.shard()
+    cluster.settings["balancer"] = {"activeWindow": {"start": "2am"}}
+    with pytest.raises(StepFailed, match="can't read its settings"):
+        start_balancer(ctx, namespace=NAMESPACE)
+
+
+def test_start_refuses_a_collection_that_is_not_balanced(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.shard()
+    cluster.collections[NAMESPACE]["noBalance"] = True
+    with pytest.raises(StepFailed, match=r"sh\.enableBalancing"):
+        start_balancer(ctx, namespace=NAMESPACE)
+
+
+@pytest.mark.parametrize("mode", ["full", "off", "autoSplitOnly"])
+@pytest.mark.parametrize("autosplit", [True, False])
+def test_restore_puts_back_what_was_remembered(cluster: FakeCluster, ctx: Context, mode: str, autosplit: bool) -> None:
+    cluster.mode = "off" if mode != "off" else "full"
+    cluster.settings["autosplit"] = {"enabled": not autosplit}
+    ctx.lease.remember("balancer", {"mode": mode, "autosplit": autosplit})
+    restore_balancer(ctx)
+    assert (cluster.mode, cluster.settings["autosplit"]["enabled"]) == (mode, autosplit)
+    assert ctx.lease.recall("balancer") is None
+    assert restore_balancer(ctx).summary == "nothing to put back: no run has changed the balancer"
+
+
+def test_a_killed_run_is_put_back_by_the_next(cluster: FakeCluster, make_context: Callable[..., Context]) -> None:
+    lease = MemoryLease()  # stands for the one in the target
+    stop_balancer(make_context(lease=lease), **WANTED)
+    second = make_context(lease=lease)
+    stop_balancer(second, **WANTED)
+    assert second.lease.recall("balancer") == {"mode": "full", "autosplit": True}
+    restore_balancer(second)
+    assert cluster.mode == "full"
+
+
+def test_a_lost_connection_does_not_fail_the_stop(cluster: FakeCluster, ctx: Context) -> None:
+    cluster.failures["balancerStop"] = [AutoReconnect("mongos restarted")]
+    assert stop_balancer(ctx, **WANTED).status is Status.CHANGED

@@ -1,0 +1,168 @@
+"""The pre-flight's judgements, one behaviour each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from credscale.core.errors import StepFailed
+from credscale.mongo import checks, facts
+from credscale.mongo.checks import Check
+from credscale.mongo.disk import needed_on_shard
+from credscale.mongo.preflight import preflight
+from credscale.mongo.settings import parse_settings
+from tests.mongo.conftest import KEY, NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from credscale.core.context import Context
+
+PARSED = facts.parse_key(KEY)
+SIZE = facts.DataSize(1000, 100_000, 50_000, 10_000, {"shard1": 100_000})
+PLAIN = facts.Collection("orders", "collection", {}, "u")
+SHARDS = (facts.Shard("s1", "s1", ("a:1",), 1, False), facts.Shard("s2", "s2", ("b:1",), 1, False))
+
+
+def severities(rows: Sequence[Check]) -> set[str]:
+    return {row.severity for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("version", "rehearsal", "severity"),
+    [
+        ("4.4.6", False, "stop"),
+        ("4.4.6", True, "warn"),
+        ("4.4.29", False, "ok"),
+        ("5.0.28", False, "ok"),
+        ("6.0.4", False, "stop"),
+        ("7.0.14", False, "ok"),
+        ("4.2.24", True, "stop"),
+    ],
+)
+def test_known_bad_versions(version: str, rehearsal: bool, severity: str) -> None:
+    assert severity in severities(checks.versions({"mongos": version}, rehearsal=rehearsal))
+    if severity == "ok":
+        assert severities(checks.versions({"mongos": version}, rehearsal=rehearsal)) == {"ok"}
+
+
+def test_two_releases_at_once() -> None:
+    rows = checks.versions({"mongos": "7.0.14", "a:1": "6.0.16"}, rehearsal=True)
+    assert rows[0].finding == "different releases: a:1 6.0.16, mongos 7.0.14"
+
+
+def test_topology() -> None:
+    assert severities(checks.topology(True, SHARDS)) == {"ok"}
+    assert "leads to a mongod" in checks.topology(False, SHARDS)[0].finding
+    assert checks.topology(True, SHARDS[:1])[0].finding == "1 shard: nothing to spread to"
+    draining = facts.Shard("s2", "s2", ("b:1",), 0, True)
+    assert [row.severity for row in checks.topology(True, (SHARDS[0], draining))] == ["stop", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("collection", "size", "said"),
+    [
+        (None, None, "does not exist"),
+        (facts.Collection("v", "view", {}, ""), None, "is a view"),
+        (facts.Collection("t", "timeseries", {}, ""), None, "is a timeseries"),
+        (facts.Collection("c", "collection", {"capped": True}, ""), SIZE, "is a capped collection"),
+        (PLAIN, facts.DataSize(0, 0, 0, 0, {}), "is empty: there is nothing to migrate"),
+    ],
+)
+def test_collections_that_are_not_migrated(
+    collection: facts.Collection | None, size: facts.DataSize | None, said: str
+) -> None:
+    rows = checks.collection_kind(NAMESPACE, collection, size)
+    assert rows[0].severity == "stop"
+    assert said in rows[0].finding
+
+
+def test_small_data_and_a_collation_are_only_told() -> None:
+    collation = facts.Collection("c", "collection", {"collation": {"locale": "de"}}, "")
+    assert severities(checks.collection_kind(NAMESPACE, collation, SIZE)) == {"ok", "note", "warn"}
+
+
+@pytest.mark.parametrize(
+    ("index", "severity"),
+    [
+        (facts.Index("u", {"orderId": 1}, unique=True), "stop"),
+        (facts.Index("u", {"createdAt": 1, "userId": 1, "x": 1}, unique=True), "ok"),
+        (facts.Index("u", {"userId": 1, "createdAt": 1}, unique=True), "stop"),
+        (facts.Index("u", {"_id": 1, "x": 1}, unique=True), "ok"),
+        (facts.Index("t", {"createdAt": 1}, ttl=60.0), "warn"),
+    ],
+)
+def test_indexes_that_forbid_or_disturb(index: facts.Index, severity: str) -> None:
+    assert severities(checks.indexes([index], PARSED)) == {severity}
+
+
+def test_no_room_for_another_index() -> None:
+    full = [facts.Index(f"i{n}", {f"f{n}": 1}) for n in range(64)]
+    assert severities(checks.indexes(full, PARSED)) == {"stop"}
+    assert severities(checks.indexes([*full, facts.Index("k", PARSED)], PARSED)) == {"ok"}
+
+
+def test_the_guides_key_broadcasts_queries_by_user() -> None:
+    row = checks.queries(PARSED)[0]
+    assert row.severity == "warn"
+    assert "queries by userId alone" in row.finding
+    assert row.remedy == "userId:hashed,createdAt:1 would target one shard"
+    assert checks.queries(facts.parse_key("userId:1,createdAt:1")) == []
+
+
+def document(**values: Any) -> dict[str, Any]:
+    return {"_id": 7, "createdAt": "2026", "userId": "u", **values}
+
+
+def test_values_of_the_key() -> None:
+    assert severities(checks.values([document()] * 3, PARSED)) == {"ok"}
+    rows = checks.values([document(), document(createdAt=5), document(userId=None)], PARSED)
+    assert [row.finding for row in rows] == [
+        "createdAt has values of the types number, string",
+        "userId is missing or null in 1 of 3 documents looked at",
+    ]
+
+
+def test_an_array_in_the_key_names_a_document() -> None:
+    row = checks.values([document(), document(userId=["u"])], PARSED)[0]
+    assert (row.severity, row.finding) == ("stop", "userId holds an array in the document with _id 7")
+    nested = {"_id": 8, "user": [{"id": 1}]}
+    assert checks.values([nested], {"user.id": 1})[0].severity == "stop"
+
+
+def test_catalogue() -> None:
+    database = facts.Database("shop", "s1", False)
+    assert checks.catalogue(None, None, KEY)[0].severity == "stop"
+    assert severities(checks.catalogue(database, None, KEY)) == {"ok"}
+    other = facts.ShardedCollection(NAMESPACE, {"_id": "hashed"}, "u", False, False, {})
+    assert "sharded by _id:hashed, wanted createdAt" in checks.catalogue(database, other, KEY)[1].finding
+
+
+def test_settings_and_migrations() -> None:
+    good = parse_settings([], {"mode": "full"})
+    assert severities(checks.settings(good, [], {})) == {"ok"}
+    assert severities(checks.settings(good, ["s1 -> s2"], {"s1": 2})) == {"stop", "warn"}
+    bad = parse_settings([{"_id": "chunksize", "value": 0}], {"mode": "full"})
+    assert severities(checks.settings(bad, [], {})) == {"stop"}
+
+
+def test_every_stop_is_listed_with_its_remedy(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(ctx, "note", notes.append)
+    module = "credscale.mongo.preflight"
+    monkeypatch.setattr(f"{module}._servers", lambda *_: [Check("a", "stop", "first", "do this")])
+    monkeypatch.setattr(f"{module}._strays", lambda *_: [Check("b", "stop", "second", "do that")])
+    monkeypatch.setattr(f"{module}._values", lambda *_: [])
+    with pytest.raises(StepFailed, match=r"a: first \(do this\); b: second \(do that\)"):
+        preflight(ctx, namespace=NAMESPACE, shard_key=KEY)
+    assert len(notes) > 8
+
+
+def test_room_on_the_shards() -> None:
+    share = needed_on_shard(SIZE, "shard2", 2, index_missing=False, holds_all=False)
+    assert share == 39_000  # half of data and indexes, and 30 %
+    assert needed_on_shard(SIZE, "shard1", 2, index_missing=True, holds_all=True) == 80_000
+    assert needed_on_shard(SIZE, "shard1", 2, index_missing=False, holds_all=True) == 0
+    there = facts.DataSize(1000, 100_000, 50_000, 10_000, {"shard1": 50_000, "shard2": 50_000})
+    assert needed_on_shard(there, "shard2", 2, index_missing=False, holds_all=False) == 0

@@ -1,0 +1,33 @@
+"""Commands are repeated for passing reasons only, and not for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pymongo.errors import AutoReconnect, OperationFailure
+
+from credscale.mongo.commands import run
+
+if TYPE_CHECKING:
+    from tests.mongo.conftest import FakeCluster
+
+
+def test_an_election_is_waited_for(cluster: FakeCluster) -> None:
+    client: Any = cluster
+    cluster.failures["hello"] = [AutoReconnect("gone"), OperationFailure("election", 10107)]
+    assert run(client, "admin", {"hello": 1})["ok"] == 1.0
+
+
+def test_a_refusal_is_final(cluster: FakeCluster) -> None:
+    client: Any = cluster
+    cluster.failures["hello"] = [OperationFailure("not authorized", 13)]
+    with pytest.raises(OperationFailure, match="not authorized"):
+        run(client, "admin", {"hello": 1})
+
+
+def test_the_deadline_ends_it(cluster: FakeCluster) -> None:
+    client: Any = cluster
+    cluster.failures["hello"] = [AutoReconnect("gone")] * 1000
+    with pytest.raises(AutoReconnect):
+        run(client, "admin", {"hello": 1}, deadline=0.01)
