@@ -202,7 +202,7 @@ def _step(record: StepRecord) -> str:
     style = f"s-{_safe(record.status)}"
     return (
         f'<tr><td class="mark {style}">{mark}</td><td class="key"><code>{_safe(record.name)}</code></td>'
-        f'<td class="{style}">{_safe(record.status)}</td><td>{_safe(summary)}</td>'
+        f'<td class="key {style}">{_safe(record.status)}</td><td>{_safe(summary)}</td>'
         f'<td class="number">{len(record.changes) or ""}</td><td class="number">{duration}</td></tr>'
     )
 

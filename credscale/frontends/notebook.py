@@ -212,8 +212,10 @@ class _Papermill(threading.Thread):
 
     def run(self) -> None:
         import papermill
+        from traitlets.config import Config
 
         os.environ[RUNNER] = str(os.getpid())
+        sockets = Config({"KernelManager": {"transport": "ipc"}})  # TCP would let other users of this host listen
         try:
             papermill.execute_notebook(
                 str(self._folder / "input.ipynb"),
@@ -222,6 +224,7 @@ class _Papermill(threading.Thread):
                 kernel_name="python3",
                 progress_bar=False,
                 log_output=False,
+                config=sockets,
             )
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which judges by the journal
             self.error = error

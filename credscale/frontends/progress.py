@@ -151,12 +151,12 @@ class RunView:
                 f"{mark_of(event['status'])} {event['step']}: {event['summary']}", highlight=False, markup=False
             )
         elif kind == "change_started":
-            self._console.print(f"  ✎ {event['what']}", highlight=False, markup=False)
+            self._console.print(f"  ✎ {event['what']}", markup=False, soft_wrap=True)
         elif kind in ("note", "hold"):
-            self._console.print(f"  · {event.get('text', event.get('reason'))}", highlight=False, markup=False)
+            self._console.print(f"  · {event.get('text', event.get('reason'))}", markup=False, soft_wrap=True)
         elif kind == "progress" and self._tracker is not None and time.monotonic() - self._last_plain > PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            self._console.print(f"  … {self._tracker.text}", highlight=False, markup=False)
+            self._console.print(f"  … {self._tracker.text}", markup=False, soft_wrap=True)
 
     def render(self) -> Group:
         """Return the picture; rich calls it eight times a second."""

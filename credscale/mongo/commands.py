@@ -46,8 +46,10 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
     Args:
         action: reads, or changes in a way that doing it twice is doing it once.
         deadline: seconds after the first failure; an attempt that itself lasted longer starts the count anew, so
-            that a lost connection after three hours of an index build is not final.
+            that a lost connection after three hours of an index build is not final. One that merely timed out does not.
     """
+    from pymongo.errors import NetworkTimeout
+
     give_up, pause = 0.0, FIRST_PAUSE
     while True:
         started = time.monotonic()
@@ -55,7 +57,8 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
             return action()
         except Exception as error:
             now = time.monotonic()
-            if give_up == 0.0 or now - started > deadline:
+            worked = now - started > deadline and not isinstance(error, NetworkTimeout)
+            if give_up == 0.0 or worked:
                 give_up, pause = now + deadline, FIRST_PAUSE
             if not is_passing(error) or now >= give_up:
                 raise

@@ -11,7 +11,8 @@ from credscale.mongo import checks, facts, members
 from credscale.mongo.checks import Check
 from credscale.mongo.commands import retrying, run
 from credscale.mongo.distribution import active_migrations, jumbo_by_shard
-from credscale.mongo.settings import balancer_settings
+from credscale.mongo.settings import SMALLEST_CHUNK_MB, balancer_settings
+from credscale.mongo.state import wanted_state
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,15 +28,20 @@ CLEANS_UP_ITSELF = (5,)
 
 
 @probe()
-def preflight(ctx: Context, *, namespace: str, shard_key: str) -> Finding:
-    """Check servers, catalogue, indexes, data and settings before anything is changed.
+def preflight(
+    ctx: Context, *, namespace: str, shard_key: str, chunk_size_mb: int = SMALLEST_CHUNK_MB, window: str = ""
+) -> Finding:
+    """Check parameters, servers, catalogue, indexes, data and settings before anything is changed.
 
     Args:
         namespace: ``database.collection``.
         shard_key: such as ``createdAt:hashed,userId:1``.
+        chunk_size_mb: the chunk size that a later step will set; judged here, so that a wrong one fails early.
+        window: the balancer window that a later step will set.
     """
-    client, key = ctx.clients.mongo(), facts.parse_key(shard_key)
     facts.split_namespace(namespace)
+    wanted_state(shard_key, chunk_size_mb, window)
+    client, key = ctx.clients.mongo(), facts.parse_key(shard_key)
     server = facts.server(client)
     rows = [Check("engine", "note" if server.engine == "simulated" else "ok", server.engine)]
     if not server.is_mongos:

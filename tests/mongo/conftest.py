@@ -230,6 +230,9 @@ class FakeClients:
     def mongo(self, **_options: float) -> FakeCluster:
         return self.cluster
 
+    def mongo_uri(self) -> str:
+        return "mongodb://unit:1/"
+
     def mongo_member(self, address: str, **_options: float) -> FakeCluster:
         raise AssertionError(f"nobody prepared an answer of {address}")
 

@@ -166,3 +166,17 @@ def test_room_on_the_shards() -> None:
     assert needed_on_shard(SIZE, "shard1", 2, index_missing=False, holds_all=True) == 0
     there = facts.DataSize(1000, 100_000, 50_000, 10_000, {"shard1": 50_000, "shard2": 50_000})
     assert needed_on_shard(there, "shard2", 2, index_missing=False, holds_all=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"namespace": "orders"}, r"database\.collection"),
+        ({"shard_key": "createdAt:-1"}, "may be 1 or hashed"),
+        ({"chunk_size_mb": 2048}, "from 1 to 1024"),
+        ({"window": "2am"}, "HH:MM-HH:MM"),
+    ],
+)
+def test_wrong_parameters_fail_before_anything_is_asked(ctx: Context, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(StepFailed, match=said):
+        preflight(ctx, **{"namespace": NAMESPACE, "shard_key": KEY} | wrong)

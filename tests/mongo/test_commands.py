@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure
 
-from credscale.mongo.commands import run
+from credscale.mongo.commands import retrying, run
 
 if TYPE_CHECKING:
     from tests.mongo.conftest import FakeCluster
@@ -31,3 +32,29 @@ def test_the_deadline_ends_it(cluster: FakeCluster) -> None:
     cluster.failures["hello"] = [AutoReconnect("gone")] * 1000
     with pytest.raises(AutoReconnect):
         run(client, "admin", {"hello": 1}, deadline=0.01)
+
+
+def test_a_router_that_hangs_is_not_waited_for_without_end() -> None:
+    attempts: list[int] = []
+
+    def hang() -> None:
+        attempts.append(1)
+        time.sleep(0.02)
+        raise NetworkTimeout("timed out")
+
+    with pytest.raises(NetworkTimeout):
+        retrying(hang, deadline=0.01)
+    assert len(attempts) == 2
+
+
+def test_a_connection_lost_after_long_work_is_not_final() -> None:
+    attempts: list[int] = []
+
+    def work() -> int:
+        attempts.append(1)
+        time.sleep(0.02)
+        if len(attempts) < 4:
+            raise AutoReconnect("gone")
+        return len(attempts)
+
+    assert retrying(work, deadline=0.01) == 4

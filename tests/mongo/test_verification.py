@@ -1,0 +1,218 @@
+"""Differences are writers' doing only where an oplog shows it, and a loss only when every look finds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import bson
+import pytest
+from bson import ObjectId, Timestamp
+
+from credscale.core.errors import StepFailed
+from credscale.core.step import Status
+from credscale.mongo import backup_steps, comparison, verification
+from credscale.mongo.comparison import Proof, compare_with, id_text
+from credscale.mongo.digest import Difference, Digest, DocumentId, digest_documents, document_id
+from credscale.mongo.distribution import Owned
+from credscale.mongo.oplog import Operation
+from tests.mongo.conftest import KEY, NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from credscale.core.context import Context
+    from tests.mongo.conftest import FakeCluster
+
+ONE, TWO = (document_id(bson.encode({"_id": number})) for number in (1, 2))
+
+
+def digest_of(*numbers: int) -> Digest:
+    return digest_documents(bson.encode({"_id": number}) for number in numbers)
+
+
+@dataclass
+class Baseline:
+    """What is used of a manifest."""
+
+    folder: Path
+    digest: Digest
+    namespace: str = NAMESPACE
+    verified: str = "2026-11-23T00:00:00"
+    started: str = "2026-11-23T00:00:00"
+    finished: str = "2026-11-23T00:00:00"
+    operation_time_start: Timestamp | None = field(default_factory=lambda: Timestamp(5, 1))
+
+    @property
+    def documents(self) -> int:
+        return self.digest.documents
+
+
+Look = tuple[Difference, list[Operation], set[DocumentId]]
+
+
+@pytest.fixture
+def prepare(ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that prepares successive looks and compares."""
+
+    def compare(*looks: Look, live: Digest | None = None) -> comparison.Comparison:
+        remaining = list(looks)
+        current: list[Look] = []
+
+        def difference(*_: object) -> Difference:
+            current[:] = [remaining.pop(0) if len(remaining) > 1 else remaining[0]]
+            return current[0][0]
+
+        monkeypatch.setattr(comparison, "_no_oplog", lambda *_: "")
+        monkeypatch.setattr(comparison, "_difference", difference)
+        monkeypatch.setattr(comparison, "_operations", lambda *_: current[0][1])
+        monkeypatch.setattr(comparison, "_present", lambda _client, _manifest, ids: ids & current[0][2])
+        monkeypatch.setattr(comparison, "PAUSE_SECONDS", 0.0)
+        manifest: Any = Baseline(tmp_path, digest_of(1, 2))
+        return compare_with(ctx, manifest, live if live is not None else digest_of(1))
+
+    return compare
+
+
+def deleted(item: DocumentId) -> Operation:
+    return Operation(item, "d", Timestamp(6, 1), "s1")
+
+
+def inserted(item: DocumentId) -> Operation:
+    return Operation(item, "i", Timestamp(6, 1), "s1")
+
+
+def test_a_deletion_by_a_user_is_no_loss(prepare: Callable[..., Any]) -> None:
+    found = prepare((Difference(missing=(TWO,)), [deleted(TWO)], set()))
+    assert (found.proof, found.passes, found.concurrent["deleted"]) == (Proof.WHOLE, 1, 1)
+
+
+def test_what_nobody_deleted_is_lost(prepare: Callable[..., Any]) -> None:
+    found = prepare((Difference(missing=(TWO,)), [], set()))
+    assert (found.proof, found.passes) == (Proof.LOSS, 2)
+    assert found.findings["lost"] == ["2"]
+
+
+def test_a_suspicion_that_the_next_look_does_not_share_is_dropped(prepare: Callable[..., Any]) -> None:
+    """A writer deleted one document after the oplogs were read, and another at the second look."""
+    first = (Difference(), [inserted(ONE)], set[DocumentId]())
+    second = (Difference(), [inserted(ONE), deleted(ONE), inserted(TWO)], set[DocumentId]())
+    assert prepare(first, second).proof is Proof.WHOLE
+
+
+def test_an_insert_that_is_gone_is_found_though_the_digests_agree(prepare: Callable[..., Any]) -> None:
+    new = document_id(bson.encode({"_id": 3}))
+    found = prepare((Difference(), [inserted(new)], set()), live=digest_of(1, 2))
+    assert (found.proof, found.buckets) == (Proof.LOSS, 0)
+    assert found.findings["lost_inserts"] == ["3"]
+
+
+def test_without_oplogs_equal_digests_leave_one_thing_open(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest: Any = Baseline(tmp_path, digest_of(1, 2), operation_time_start=None)
+    found = compare_with(ctx, manifest, digest_of(2, 1))
+    assert found.proof is Proof.WHOLE
+    assert found.not_checked[0].startswith("documents that were written since the backup and are gone now")
+    monkeypatch.setattr(comparison, "_difference", lambda *_: Difference(missing=(TWO,)))
+    assert compare_with(ctx, manifest, digest_of(1)).proof is Proof.NONE
+
+
+def test_ids_in_words() -> None:
+    identity = ObjectId()
+    assert id_text(identity) == str(identity)
+    assert id_text("a") == "a"
+    assert id_text(3) == "3"
+
+
+@pytest.fixture
+def baseline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Baseline:
+    """Let a target find one backup."""
+    found = Baseline(tmp_path, digest_of(1, 2))
+    monkeypatch.setattr(backup_steps.Target, "backups", lambda _self: [found])
+    monkeypatch.setattr(verification, "live_digest", lambda *_: digest_of(1))
+    return found
+
+
+def compared(monkeypatch: pytest.MonkeyPatch, result: comparison.Comparison) -> None:
+    monkeypatch.setattr(verification, "compare_with", lambda *_: result)
+
+
+def test_a_loss_names_the_documents_and_the_way_back(
+    ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared(monkeypatch, comparison.Comparison(Proof.LOSS, 1, 2, {"inserted": 0}, {"lost": ["2"], "duplicated": []}))
+    with pytest.raises(StepFailed, match="1 lost; the first is _id 2") as caught:
+        verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
+    assert caught.value.result.output["lost"] == ["2"]
+    assert str(baseline.folder / "dump") in caught.value.result.summary
+
+
+def test_a_short_oplog_proves_nothing_unless_it_was_proven_before(
+    ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared(monkeypatch, comparison.Comparison(Proof.NONE, 1, 1, {}, {"lost": ["2"]}, "the oplog is too short"))
+    with pytest.raises(StepFailed, match="cannot be proven that writers did it: the oplog is too short"):
+        verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
+    (baseline.folder / verification.RECORD).write_text('{"time": "2026-11-24"}')
+    result = verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
+    assert result.status is Status.OK
+    assert "verified at 2026-11-24" in result.output["not_checked"][0]
+
+
+def test_only_a_proof_is_recorded(ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StepFailed, match="was not verified in this run"):
+        verification.record_verification(ctx, namespace=NAMESPACE, backup_directory="b")
+    compared(monkeypatch, comparison.Comparison(Proof.WHOLE, 0, 1, {"inserted": 0}))
+    verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
+    assert verification.record_verification(ctx, namespace=NAMESPACE, backup_directory="b").status is Status.CHANGED
+    again = verification.record_verification(ctx, namespace=NAMESPACE, backup_directory="b")
+    assert again.status is Status.OK
+    record = verification.read_record(baseline.folder)
+    assert record is not None
+    assert record["documents"] == 1
+
+
+@pytest.fixture
+def counted(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, baseline: Baseline) -> dict[str, Any]:
+    """Let the counts be what the returned dict says."""
+    cluster.shard()
+    cluster.indexes.append({"key": {"createdAt": "hashed", "userId": 1}, "name": "k"})
+    values: dict[str, Any] = {"exact": [2, 2], "owned": {"s1": Owned(1, 5), "s2": Owned(1, 0)}}
+
+    def exact(*_: object) -> int:
+        numbers: list[int] = values["exact"]
+        return numbers.pop(0) if len(numbers) > 1 else numbers[0]
+
+    monkeypatch.setattr(verification, "_exact", exact)
+    monkeypatch.setattr(verification, "owned_and_orphaned", lambda *_: values["owned"])
+    monkeypatch.setattr(verification, "PAUSE_SECONDS", 0.0)
+    assert baseline.documents == 2
+    return values
+
+
+COUNTS: dict[str, Any] = {"namespace": NAMESPACE, "shard_key": KEY, "backup_directory": "b"}
+
+
+def test_orphans_are_told_and_no_fault(ctx: Context, counted: dict[str, Any]) -> None:
+    assert counted
+    result = verification.verify_counts(ctx, **COUNTS)
+    assert result.summary == "2 documents, the sum of what the shards own; 5 orphans wait for their deletion"
+    assert result.output["before_after"] == [{"what": "documents", "before": 2, "after": 2}]
+
+
+def test_counts_around_a_writer(ctx: Context, counted: dict[str, Any]) -> None:
+    counted["exact"] = [1, 3]
+    assert "the backup has 2; verify_digest tells" in verification.verify_counts(ctx, **COUNTS).summary
+
+
+def test_owners_that_do_not_add_up(ctx: Context, counted: dict[str, Any]) -> None:
+    counted["exact"] = [4]
+    with pytest.raises(StepFailed, match="mongos counts 4 documents in shop.orders, the shards together own 2"):
+        verification.verify_counts(ctx, **COUNTS)
+
+
+def test_a_dry_run_does_not_read_everything(make_context: Callable[..., Context]) -> None:
+    result = verification.verify_digest(make_context(dry_run=True), namespace=NAMESPACE, backup_directory="b")
+    assert result.status is Status.SKIPPED
