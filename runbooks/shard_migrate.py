@@ -58,7 +58,7 @@ def shard_migrate(
     # ## Before anything is changed
     #
     # The cluster, the collection and the shard key are checked, then the room on every shard.
-    preflight(ctx, namespace=namespace, shard_key=shard_key)
+    preflight(ctx, namespace=namespace, shard_key=shard_key, chunk_size_mb=chunk_size_mb, window=window)
     verify_disk(ctx, namespace=namespace, backup_directory=backup_directory, shard_key=shard_key)
     # ## A backup that is known to restore
     #

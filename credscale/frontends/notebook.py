@@ -162,6 +162,36 @@ class Tail:
         return [json.loads(line) for line in whole.split(b"\n")]
 
 
+def write_input(request: Request) -> dict[str, Any]:
+    """Write a run's input notebook and return the parameters that it is run with.
+
+    Raises:
+        Refused: the notebook in ``notebooks/`` is stale; nothing was changed.
+        EnvironmentInvalid: it has not the parameters asked for.
+    """
+    notebook = build(request.runbook)
+    if stale([request.runbook]):
+        raise Refused(
+            f"{path_of(request.runbook)} does not match {request.runbook.module}. Nothing was changed. "
+            "Build it again and look at the difference: invoke notebooks.build"
+        )
+    frame = {"environment": str(request.environment.path), "ticket": request.ticket, "run_folder": str(request.folder)}
+    check_parameters(notebook, request.params | frame)
+    (request.folder / "input.ipynb").write_text(notebook, encoding="utf-8")
+    return request.params | frame
+
+
+def write_unexecuted(request: Request) -> None:
+    """Write input and output notebook of a run without a kernel; sealing fills in the results."""
+    import nbformat
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    parameters = write_input(request)
+    notebook = load_notebook_node(str(request.folder / "input.ipynb"))
+    nbformat.write(parameterize_notebook(notebook, parameters), request.folder / "output.ipynb")
+
+
 def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
     """Execute a runbook's notebook in a kernel of its own; the journal tells how it ended.
 
@@ -175,16 +205,7 @@ def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
     Raises:
         Refused: the notebook is stale, or it has not the parameters asked for; nothing was changed.
     """
-    notebook = build(request.runbook)
-    if path_of(request.runbook) in stale([request.runbook]):
-        raise Refused(
-            f"{path_of(request.runbook)} does not match {request.runbook.module}. Nothing was changed. "
-            "Build it again and look at the difference: invoke notebooks.build"
-        )
-    frame = {"environment": str(request.environment.path), "ticket": request.ticket, "run_folder": str(request.folder)}
-    check_parameters(notebook, request.params | frame)
-    (request.folder / "input.ipynb").write_text(notebook, encoding="utf-8")
-    worker = _Papermill(request.folder, request.params | frame)
+    worker = _Papermill(request.folder, write_input(request))
     tail = Tail(request.folder / JOURNAL)
     worker.start()
     interrupts = 0

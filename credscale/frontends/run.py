@@ -178,15 +178,17 @@ def _execute(request: Request, flags: Flags, console: Console) -> list[Any] | No
     """Run for real; returns the results of a run without a kernel."""
     title = f"Run {request.run}: {request.runbook.name} on {request.environment.name}"
     with RunView(console, title) as view:
-        if flags.in_process or not request.runbook.has_notebook:
-            results: list[Any] = []
-            with suppress(RunFailed, KeyboardInterrupt):
-                run_in_process(request, view.update, results)
-            return results
-        from credscale.frontends.notebook import run_notebook
+        from credscale.frontends import notebook
 
-        run_notebook(request, view.update)
-        return None
+        if not flags.in_process and request.runbook.has_notebook:
+            notebook.run_notebook(request, view.update)
+            return None
+        if request.runbook.has_notebook:
+            notebook.write_unexecuted(request)
+        results: list[Any] = []
+        with suppress(RunFailed, KeyboardInterrupt):
+            run_in_process(request, view.update, results)
+        return results
 
 
 def _seal_and_tell(

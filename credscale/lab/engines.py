@@ -21,6 +21,7 @@ REAL, SIMULATED, AUTO = "real", "simulated", "auto"
 ENGINES = (AUTO, REAL, SIMULATED)
 PROGRAMS = "CREDSCALE_MONGO_BIN"
 CONFIG_SET = "configReplSet"
+SIMULATED_VERSION = "5.0.28"  # what the simulated router poses as; a cluster of one version
 MEMBERS = (("config", "config", CONFIG_SET), ("shard1", "shard", "shard1ReplSet"), ("shard2", "shard", "shard2ReplSet"))
 CACHE_GIGABYTES = "0.25"  # the least that mongod accepts; its default would take half of the machine's memory each
 
@@ -113,6 +114,7 @@ def _simulated_member(role: str, replica_set: str, port: int, data: Path) -> tup
     return (
         sys.executable, "-m", "credscale.lab.simulated.shard", "--port", str(port), "--replica-set", replica_set,
         "--data", str(data), "--role", "configsvr" if role == "config" else "shardsvr",
+        "--server-version", SIMULATED_VERSION,
     )  # fmt: skip
 
 

@@ -12,8 +12,6 @@ from credscale.mongo import facts
 from credscale.mongo.members import first_answering
 
 if TYPE_CHECKING:
-    from bson import Timestamp
-
     from credscale.core.context import Context
     from credscale.mongo.backup_manifest import Manifest
     from credscale.mongo.commands import Client
@@ -86,7 +84,7 @@ def _no_oplog(ctx: Context, manifest: Manifest) -> str:
 
     from credscale.mongo.oplog import covers
 
-    since = _since(ctx, manifest)
+    since = manifest.operation_time_start
     if since is None:
         return "the backup holds no logical time from which the oplogs could be read"
     for shard in facts.shards(ctx.clients.mongo()):
@@ -96,20 +94,6 @@ def _no_oplog(ctx: Context, manifest: Manifest) -> str:
         except PyMongoError as error:
             return f"the oplog of {shard.id} can't be read ({type(error).__name__})"
     return ""
-
-
-def _since(ctx: Context, manifest: Manifest) -> Timestamp | None:
-    """Return the logical time from which the oplogs are read.
-
-    A simulated router and its shards count the operations within a second each for itself, so there the whole second
-    is read.
-    """
-    since = manifest.operation_time_start
-    if since is None or facts.server(ctx.clients.mongo()).engine != "simulated":
-        return since
-    from bson import Timestamp
-
-    return Timestamp(since.time, 0)
 
 
 def _explained(ctx: Context, manifest: Manifest, buckets: list[int]) -> Comparison:
@@ -164,7 +148,7 @@ def _difference(ctx: Context, manifest: Manifest, buckets: list[int]) -> Differe
 def _operations(ctx: Context, manifest: Manifest) -> list[Operation]:
     from credscale.mongo.oplog import user_operations
 
-    since = _since(ctx, manifest)
+    since = manifest.operation_time_start
     if since is None:
         return []
     return [

@@ -50,7 +50,7 @@ def preflight(
     rows += checks.topology(True, shards)
     rows += _servers(ctx, server, shards)
     rows += _collection(ctx, client, namespace, key, server)
-    rows += _strays(ctx, client, namespace, shards, server)
+    rows += _strays(ctx, client, namespace, shards)
     return _judge(ctx, rows, server)
 
 
@@ -80,8 +80,7 @@ def _servers(ctx: Context, server: facts.Server, shards: Sequence[facts.Shard]) 
             member = ctx.clients.mongo_member(address)
             try:
                 build = run(member, "admin", {"buildInfo": 1}, deadline=members.MEMBER_DEADLINE)
-                if server.engine != "simulated":  # a simulated shard's version is that of what it is made of
-                    versions[address] = str(build["version"])
+                versions[address] = str(build["version"])
                 rows += _health(shard.id, address, members.health(member))
             except OperationFailure as error:
                 rows.append(Check("replica sets", "note", f"{address} does not tell its state: {error.code}"))
@@ -153,9 +152,7 @@ def _array_search(collection: Any, key: facts.Key) -> list[Check]:
     return [] if found is None else [checks.array_found(" or ".join(key), found["_id"])]
 
 
-def _strays(
-    ctx: Context, client: Client, namespace: str, shards: Sequence[facts.Shard], server: facts.Server
-) -> list[Check]:
+def _strays(ctx: Context, client: Client, namespace: str, shards: Sequence[facts.Shard]) -> list[Check]:
     """Look on each shard for a collection of the same name and another identity; migrations to it abort (207)."""
     from pymongo.errors import PyMongoError
 
@@ -170,9 +167,7 @@ def _strays(
         except PyMongoError as error:
             rows.append(Check("stray collection", "note", f"{shard.id} can't be asked ({type(error).__name__})"))
             continue
-        # Simulated shards can't create a collection under a given UUID, so each has its own.
-        foreign = sharded is None or (uuid != sharded.uuid and server.engine != "simulated")
-        if uuid is not None and foreign:
+        if uuid is not None and (sharded is None or uuid != sharded.uuid):
             remedy = f"look at it on {shard.id} itself, then rename or drop it there"
             rows.append(Check("stray collection", "stop", f"{shard.id} has a {namespace} of its own", remedy))
     return rows

@@ -205,7 +205,7 @@ def _kill_cursors(client: MongoClient[Any]) -> None:
 
     from pymongo.cursor import Cursor
 
-    ids = [item.cursor_id for item in gc.get_objects() if isinstance(item, Cursor) and item.cursor_id]
+    ids = [item.cursor_id for item in gc.get_objects() if type(item) is Cursor and item.cursor_id]
     assert client.scan.command("killCursors", "killed", cursors=ids)["cursorsKilled"] == ids
 
 

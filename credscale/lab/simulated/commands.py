@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from bson import Timestamp
 from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from credscale.lab.simulated import admin, explain, indexes, reads, sharding, stats, writes
-from credscale.lab.simulated.catalog import cluster_time
 from credscale.lab.simulated.cluster import Cluster
 from credscale.lab.simulated.forwarding import forward_write
 from credscale.lab.simulated.replies import CommandFailed, Document
@@ -127,7 +128,8 @@ class Commands:
             # A malformed command of a kind nobody thought of must not end the connection without an answer.
             log.exception("the command %s failed", name)
             reply = CommandFailed(8, f"the lab's simulated mongos failed in {name}: {error!r}").document()
-        moment = cluster_time()
+        # Shards count the operations within a second from one, each for itself: this is not after any of them.
+        moment = Timestamp(int(time.time()), 0)
         signature = {"hash": b"\0" * 20, "keyId": 0}
         stamp = {"operationTime": moment, "$clusterTime": {"clusterTime": moment, "signature": signature}}
         return {**reply, **stamp}
