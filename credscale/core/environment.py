@@ -167,9 +167,17 @@ class Environment(_Section):
     runbooks: dict[str, dict[str, str | int | float | bool]] = Field(default_factory=dict)
     path: Path = Field(default=Path(), exclude=True)
 
-    def defaults_for(self, runbook: str) -> dict[str, str | int | float | bool]:
-        """Return this environment's own parameter values for a runbook; flags override them."""
-        return dict(self.runbooks.get(runbook, {}))
+    def defaults_for(self, runbook: str, inherited: set[str]) -> dict[str, str | int | float | bool]:
+        """Return this environment's own parameter values for a runbook; flags override them.
+
+        Args:
+            runbook: its task name.
+            inherited: parameters that a single step shares with runbooks; it takes their values.
+        """
+        shared = {
+            name: value for section in self.runbooks.values() for name, value in section.items() if name in inherited
+        }
+        return shared | self.runbooks.get(runbook, {})
 
 
 def names() -> list[str]:

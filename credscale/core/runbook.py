@@ -27,13 +27,21 @@ class Runbook:
             run; they put back what a run had to change for its own time.
         task: the invoke task's name; the function's with dashes when empty.
         has_notebook: whether ``notebooks/`` holds one for it; a single step has none.
+        inherited: parameters whose values a single step takes from the runbooks.
     """
 
     def __init__(
-        self, function: RunbookFunction, afterwards: tuple[Step[[]], ...], *, task: str = "", has_notebook: bool = True
+        self,
+        function: RunbookFunction,
+        afterwards: tuple[Step[[]], ...],
+        *,
+        task: str = "",
+        has_notebook: bool = True,
+        inherited: set[str] | None = None,
     ) -> None:
         update_wrapper(self, function)
         self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
+        self.inherited = inherited if inherited is not None else set()
         self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__
         self.__signature__ = inspect.signature(function)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from inspect import Signature
 
     from credscale.core.runbook import Runbook
     from credscale.core.step import Step
@@ -85,8 +86,21 @@ def runbook_behind(entry: Entry) -> Runbook:
         found(ctx, **params)
 
     body.__name__, body.__doc__, body.__module__ = found.name, found.__doc__, found.function.__module__
-    body.__signature__ = found.__signature__  # type: ignore[attr-defined]
-    return Runbook(body, (), task=f"{entry.collection}.{entry.name}", has_notebook=False)
+    body.__signature__ = _with_defaults(found.__signature__)  # type: ignore[attr-defined]
+    required = {name for name, each in found.__signature__.parameters.items() if each.default is each.empty}
+    return Runbook(body, (), task=f"{entry.collection}.{entry.name}", has_notebook=False, inherited=required - {"ctx"})
+
+
+def _with_defaults(signature: Signature) -> Signature:
+    """Give a step's parameters without a default the one that they have in a runbook."""
+    known = {name: parameter.default for runbook in runbooks() for name, parameter in runbook.parameters.items()}
+    parameters = [
+        parameter.replace(default=known[parameter.name])
+        if parameter.default is parameter.empty and parameter.name in known
+        else parameter
+        for parameter in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters)
 
 
 def _runbook_entry(runbook: Runbook) -> Entry:
@@ -96,7 +110,7 @@ def _runbook_entry(runbook: Runbook) -> Entry:
 
 def _step_entry(step: Step[Any]) -> Entry:
     technology = step.function.__module__.split(".")[1]
-    parameters = dict(list(step.__signature__.parameters.items())[1:])
+    parameters = dict(list(_with_defaults(step.__signature__).parameters.items())[1:])
     target = f"credscale.{technology}.steps:{step.name}"
     return Entry(
         step.name.replace("_", "-"), technology, target, _document(step.function), _flags(parameters, step.function)

@@ -66,7 +66,7 @@ def run(runbook: Runbook, flags: Flags) -> int:
         code, status, text = FAILED, "interrupted", "interrupted by the operator before anything was changed"
     if text:
         _say_problem(console, runbook, flags, text)
-    if folder is not None and not (folder / JOURNAL).exists():
+    if folder is not None and (code == INVALID or not (folder / JOURNAL).exists()):
         _drop(folder)
         folder = None
     if flags.json:
@@ -87,7 +87,7 @@ def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
         known = ", ".join(names())
         raise EnvironmentInvalid(f"{runbook.name} needs --env NAME: one of {known}, or a path to a YAML file")
     environment = load(flags.env)
-    params = runbook.coerce(environment.defaults_for(runbook.name) | flags.params)
+    params = runbook.coerce(environment.defaults_for(runbook.name, runbook.inherited) | flags.params)
     if flags.on:
         raise Refused(
             f"--on {flags.on}: this version runs notebooks on this machine only. Nothing was changed. "
@@ -144,7 +144,10 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
             ctx.journal.listen(view.update)
             begin(ctx, request)
             request.runbook(ctx, **request.params)
-    except RunFailed:
+    except RunFailed as failure:
+        reason = failure.__cause__.__cause__ if failure.__cause__ is not None else None
+        if isinstance(reason, EnvironmentInvalid):  # a step found a parameter that no target could take
+            raise reason from None
         return None
     finally:
         _write_plan(ctx, request)

@@ -174,7 +174,7 @@ def show(c: Context, run: str = "last") -> None:  # noqa: ARG001
 
 @task(auto_shortflags=False, positional=["path"], help={"path": "artifact folder, run id or 'last'"})
 @_sentences
-def verify(c: Context, path: str = "last") -> None:  # noqa: ARG001
+def verify(c: Context, path: str) -> None:  # noqa: ARG001
     """Check a run's evidence offline: signature, hashes, journal chain."""
     from credscale.evidence import manifest, runs
     from credscale.frontends.session import artifacts_root

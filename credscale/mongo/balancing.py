@@ -35,35 +35,44 @@ READ_BACK_SECONDS = 30.0
 
 
 @step()
-def stop_balancer(ctx: Context, *, namespace: str, shard_key: str, chunk_size_mb: int, window: str = "") -> Finding:
-    """Stop the balancer and wait for its last round, if anything is left to change.
+def stop_balancer(
+    ctx: Context, *, namespace: str = "", shard_key: str = "", chunk_size_mb: int = 0, window: str = ""
+) -> Finding:
+    """Stop the balancer and wait for its last round.
 
-    Its mode and autosplit flag are remembered in the target before, so that ``restore_balancer`` puts them back even
-    after this run was killed. MongoDB 4.4 and later.
+    Within a migration, that is with a namespace, only if anything is left to change. Its mode and autosplit flag are
+    then remembered in the target before, so that ``restore_balancer`` puts them back even after this run was killed.
+    MongoDB 4.4 and later.
 
     Args:
-        namespace: ``database.collection``.
+        namespace: ``database.collection`` of the migration; empty stops the balancer for good.
         shard_key: such as ``createdAt:hashed,userId:1``.
         chunk_size_mb: the wanted chunk size in MB.
         window: the wanted window ``HH:MM-HH:MM`` in the config primary's local time; empty leaves it as it is.
     """
     client = ctx.clients.mongo()
-    wanted = wanted_state(shard_key, chunk_size_mb, window)
-    state = migration_state(client, namespace, shard_key)
-    moves = plan_migration(state, wanted)
-    output: dict[str, Any] = {"mode": state.mode, "plan": [str(move) for move in moves]}
-    if Move.STOP_BALANCER not in moves:
-        reason = "it is off already" if state.mode == "off" else "there is nothing to change that it would disturb"
+    settings = balancer_settings(client)
+    output: dict[str, Any] = {"mode": settings.mode}
+    needed = not settings.is_off
+    if namespace:
+        wanted = wanted_state(shard_key, chunk_size_mb, window)
+        moves = plan_migration(migration_state(client, namespace, shard_key), wanted)
+        output["plan"] = [str(move) for move in moves]
+        needed = Move.STOP_BALANCER in moves
+    if not needed:
+        reason = "it is off already" if settings.is_off else "there is nothing to change that it would disturb"
         return Finding(f"the balancer was left as it is: {reason}", output)
-    ctx.apply(f"stop the balancer (mode {state.mode}) and wait for its round", _stop, ctx, client)
+    what = f"stop the balancer (mode {settings.mode}) and wait for its round"
+    ctx.apply(what, _stop, ctx, client, remember=bool(namespace))
     ctx.wait_until("the balancer is off and in no round", lambda: _is_off(client), ROUND_SECONDS)
     if ctx.planning:
         return Finding("the balancer would be stopped before anything else is changed", output)
     return Finding("the balancer is off and its last round is over", output | {"mode": "off"})
 
 
-def _stop(ctx: Context, client: Client) -> None:
-    _remember(ctx, client)
+def _stop(ctx: Context, client: Client, *, remember: bool) -> None:
+    if remember:
+        _remember(ctx, client)
     _switch(client, {"balancerStop": 1, "maxTimeMS": STOP_MILLISECONDS})
 
 
@@ -164,19 +173,25 @@ def _seen(found: object, wanted: object) -> tuple[bool, str]:
 
 
 @step()
-def start_balancer(ctx: Context, *, namespace: str) -> Finding:
-    """Start the balancer while a collection's data do not lie evenly yet.
+def start_balancer(ctx: Context, *, namespace: str = "") -> Finding:
+    """Start the balancer.
+
+    Within a migration, that is with a namespace, only while the collection's data do not lie evenly yet; its mode from
+    before is then remembered in the target for ``restore_balancer``.
 
     The settings must be readable for the server: with a malformed window balancerStart fails on 4.4, and written
     later the window stops all balancing while the mode stays full (measured, §1.5).
 
     Args:
-        namespace: ``database.collection``.
+        namespace: ``database.collection`` of the migration; empty starts the balancer for good.
     """
     client = ctx.clients.mongo()
     settings = balancer_settings(client)
-    sharded = facts.sharded_collection(client, namespace)
-    ctx.require(sharded is not None, PreconditionFailed(f"{namespace} is not sharded. Run shard_collection first"))
+    sharded = facts.sharded_collection(client, namespace) if namespace else None
+    if not namespace and settings.mode == "full" and not settings.problems:
+        return Finding("the balancer is on already and its settings are valid", {"mode": "full"})
+    problem = PreconditionFailed(f"{namespace} is not sharded. Run shard_collection first")
+    ctx.require(sharded is not None or not namespace, problem)
     if sharded is not None:
         found = distribution(client, facts.server(client), sharded, settings.chunk_size_mb)
         if not found.remaining:
@@ -184,7 +199,7 @@ def start_balancer(ctx: Context, *, namespace: str) -> Finding:
         _refuse_blocked(settings, sharded)
         if settings.mode == "full" and not ctx.planning:
             return Finding("the balancer is on already and its settings are valid", {"mode": "full"})
-    ctx.apply("start the balancer", _start, ctx, client)
+    ctx.apply("start the balancer", _start, ctx, client, remember=bool(namespace))
     ctx.wait_until("the balancer is on with valid settings", lambda: _is_on(client), READ_BACK_SECONDS)
     if ctx.planning:
         return Finding("the balancer would be started once the collection is sharded", {"mode": settings.mode})
@@ -204,8 +219,9 @@ def _refuse_blocked(settings: BalancerSettings, sharded: facts.ShardedCollection
         )
 
 
-def _start(ctx: Context, client: Client) -> None:
-    _remember(ctx, client)
+def _start(ctx: Context, client: Client, *, remember: bool) -> None:
+    if remember:
+        _remember(ctx, client)
     run(client, "admin", {"balancerStart": 1, "maxTimeMS": STOP_MILLISECONDS})
 
 

@@ -5,8 +5,8 @@ python worker.py FOLDER serve | fill PORT COUNT | dump PORT COUNT | digest PORT 
 
 from __future__ import annotations
 
+import itertools
 import json
-import random
 import resource
 import socket
 import subprocess
@@ -17,7 +17,7 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from credscale.lab.documents import analyses
+from credscale.lab.documents import make_documents
 from credscale.mongo import backup, digest, scan
 
 
@@ -71,7 +71,8 @@ def main() -> None:
     elif what == "fill":
         port, count = map(int, rest)
         collection = MongoClient("127.0.0.1", port, directConnection=True)["bench"][f"docs{count}"]
-        for batch in analyses(count, random.Random(1)):
+        documents = make_documents(count)
+        while batch := list(itertools.islice(documents, 1000)):
             collection.insert_many(batch, ordered=False)
     else:
         print(json.dumps(measure(folder, what, *map(int, rest))))

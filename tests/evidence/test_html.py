@@ -93,7 +93,7 @@ def test_a_dry_run_says_that_nothing_was_changed(folder: Path, new_run: Any) -> 
 def test_a_killed_run_names_the_open_change(folder: Path, new_run: Any) -> None:
     page = _report(new_run(folder, "killed"))
     assert "shard app.events - its end was not seen" in page
-    assert '<code>verify_counts</code></td><td class="s-pending">pending</td><td>not reached</td>' in page
+    assert '<code>verify_counts</code></td><td class="key s-pending">pending</td><td>not reached</td>' in page
 
 
 def test_the_plan_and_its_hash_are_shown(folder: Path, new_run: Any) -> None:

@@ -29,13 +29,13 @@ def invoke(stage: Stage, *words: str, **extra: str) -> tuple[int, str]:
     [
         (("--dry-rnu",), 2, ["--dry-rnu", "Did you mean --dry-run"]),
         (("--chunk-size-mb", "x"), 2, ["chunk_size_mb", "whole number"]),
-        (("--chunk-size-mb", "0"), 1, ["1 to 1024"]),
-        (("--window", "2am-6am"), 1, ["HH:MM"]),
-        (("--window", "02:00-02:00"), 1, ["02:00"]),
-        (("--shard-key", "createdAt:-1"), 1, ["createdAt"]),
+        (("--chunk-size-mb", "0"), 2, ["1 to 1024"]),
+        (("--window", "2am-6am"), 2, ["HH:MM"]),
+        (("--window", "02:00-02:00"), 2, ["02:00"]),
+        (("--shard-key", "createdAt:-1"), 2, ["createdAt"]),
         (("--on", "bastion"), 3, ["--on bastion", "Nothing was changed"]),
         (("--namespace", "credibility_test_absent.analyses"), 1, ["credibility_test_absent.analyses"]),
-        (("--namespace", "nodots"), 1, ["nodots"]),
+        (("--namespace", "nodots"), 2, ["nodots"]),
     ],
 )
 def test_flags(stage: Stage, flags: tuple[str, ...], code: int, words: list[str]) -> None:

@@ -114,7 +114,7 @@ def _statuses_after(folder: Path, step: str) -> str:
 
     cells = json.loads((folder / "output.ipynb").read_text())["cells"]
     names = [cell["metadata"].get("credscale", {}).get("step") for cell in cells]
-    later = cells[names.index(step) :]
+    later = [cell for cell, name in zip(cells, names, strict=True) if name][[n for n in names if n].index(step) :]
     return json.dumps([cell["metadata"].get("papermill", {}).get("status") for cell in later])
 
 

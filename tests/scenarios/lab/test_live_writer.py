@@ -11,7 +11,7 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from credscale.lab.documents import analyses
+from credscale.lab.documents import make_documents
 
 if TYPE_CHECKING:
     from tests.scenarios.lab.conftest import Stage
@@ -36,7 +36,7 @@ class Writer(threading.Thread):
         self._known = list(self.collection.find({}, {"_id": 1, "createdAt": 1, "userId": 1}))
 
     def run(self) -> None:
-        template = next(iter(analyses(1, self._random)))[0]
+        template = next(make_documents(1))
         while not self.halt.wait(0.03):
             try:
                 self._write(dict(template))
