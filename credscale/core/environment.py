@@ -174,10 +174,8 @@ class Environment(_Section):
             runbook: its task name.
             inherited: parameters that a single step shares with runbooks; it takes their values.
         """
-        shared = {
-            name: value for section in self.runbooks.values() for name, value in section.items() if name in inherited
-        }
-        return shared | self.runbooks.get(runbook, {})
+        merged = {name: value for section in self.runbooks.values() for name, value in section.items()}
+        return {name: merged[name] for name in inherited & set(merged)} | self.runbooks.get(runbook, {})
 
 
 def names() -> list[str]:

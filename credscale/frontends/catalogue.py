@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 def entries() -> list[Entry]:
     """Return everything that can be run, from the cache while no source has changed."""
     state = _fingerprint()
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError, LookupError):
         kept = json.loads(CACHE.read_text(encoding="utf-8"))
         if kept["sources"] == state:
             return [Entry(*entry) for entry in kept["entries"]]

@@ -147,29 +147,39 @@ def list_(c: Context, env: str = "", json: bool = False) -> None:  # noqa: ARG00
     _console().print(table)
 
 
-@task(auto_shortflags=False, help={"run": "run id, the beginning of one, a folder, or 'last'"})
+@task(
+    auto_shortflags=False,
+    help={
+        "run": "run id, the beginning of one, a folder, or 'last'",
+        "svg": "also save what is shown as this SVG file",
+    },
+)
 @_sentences
-def show(c: Context, run: str = "last") -> None:  # noqa: ARG001
+def show(c: Context, run: str = "last", svg: str = "") -> None:  # noqa: ARG001
     """Show one run: its steps, what it changed, where its report lies."""
+    from rich.console import Console
+
     from credscale.core.journal import read_journal
     from credscale.evidence import runs
     from credscale.frontends.progress import RunView
     from credscale.frontends.session import artifacts_root
 
     folder = runs.find_run(artifacts_root(), run)
-    console = _console()
-    view = RunView(console, f"Run {folder.name}")
+    console = Console(highlight=False, record=bool(svg), width=120 if svg else None, force_terminal=bool(svg) or None)
+    view, ending = RunView(console, f"Run {folder.name}"), "killed: the journal has no last line"
     for event in read_journal(folder / "journal.jsonl"):
         if event["event"] == "run_started":
             for key in ("runbook", "environment", "target", "engine", "operator", "ticket"):
                 console.print(f"{key + ':':13}{event.get(key, '')}", markup=False)
-        if not console.is_terminal or event["event"] in ("step_finished", "note"):
+        if event["event"] in ("step_finished", "note") or not console.is_terminal:
             view.update(event)
         if event["event"] == "run_finished":
-            console.print(f"{'result:':13}{event['status']}: {event['text']}, {event['changes']} changes", markup=False)
+            ending = f"{event['status']}: {event['text']}, {event['changes']} changes"
     if console.is_terminal:
         console.print(view.render())
-    console.print(f"{'report:':13}{folder / 'report.html'}", soft_wrap=True)
+    console.print(f"{'result:':13}{ending}\n{'report:':13}{folder / 'report.html'}", markup=False, soft_wrap=True)
+    if svg:
+        console.save_svg(svg, title="invoke shard-migrate --env lab")
 
 
 @task(auto_shortflags=False, positional=["path"], help={"path": "artifact folder, run id or 'last'"})
