@@ -122,6 +122,11 @@ class Journal:
             listener(entry)
         return entry
 
+    def changes_made(self) -> int:
+        """Return how many changes were finished, also by a process that wrote this journal before."""
+        events = read_journal(self.path) if self.path is not None else iter(self.events)
+        return sum(event["event"] == "change_finished" and event["status"] == "done" for event in events)
+
     def close(self) -> None:
         """Close the file; the journal can still be read."""
         if self._file is not None:

@@ -111,7 +111,8 @@ class Runbook:
             status = "failed" if status == "ok" else status
             text = f"{text}; {failure}"
         finally:
-            ctx.journal.append("run_finished", status=status, text=text, changes=ctx.changes)
+            changes = ctx.changes if ctx.dry_run else ctx.journal.changes_made()
+            ctx.journal.append("run_finished", status=status, text=text, changes=changes)
 
 
 def runbook(*, afterwards: tuple[Step[[]], ...] = ()) -> Callable[[RunbookFunction], Runbook]:

@@ -23,7 +23,7 @@ def seed_with_bar(console: Console, state: LabState, documents: int) -> None:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("seed", total=documents)
         done = lab.seed(state, NAMESPACE, documents, lambda count, _: bar.update(task, completed=count))
-    console.print(f"[dim]lab: {done}[/dim]")
+    console.print(f"[dim]lab: {done.summary}[/dim]")
 
 
 def status_table(state: LabState) -> Table:

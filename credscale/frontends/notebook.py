@@ -13,7 +13,7 @@ import os
 import signal
 import textwrap
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from credscale.frontends.session import Request
 
 NOTEBOOKS = Path("notebooks")
-FRAME = {"environment": "lab", "ticket": "", "run_folder": ""}
+FRAME = {"environment": "", "ticket": "", "run_folder": ""}
 KILL_SECONDS = 20.0
 
 
@@ -208,15 +208,16 @@ def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
     worker = _Papermill(request.folder, write_input(request))
     tail = Tail(request.folder / JOURNAL)
     worker.start()
-    interrupts = 0
+    interrupts, waiting = 0, False
     while worker.is_alive():
         try:
             for event in tail.read():
                 on_event(event)
+            if waiting:  # until the kernel has begun and can take it
+                waiting = not _signal_kernel(request.folder / JOURNAL, interrupts)
             worker.join(0.1)
         except KeyboardInterrupt:
-            interrupts += 1
-            _signal_kernel(request.folder / JOURNAL, signal.SIGINT if interrupts == 1 else signal.SIGKILL)
+            interrupts, waiting = interrupts + 1, True
     if run_status(read_journal(request.folder / JOURNAL) if (request.folder / JOURNAL).exists() else []) == "killed":
         finish_for(request, *_ending(request.folder / JOURNAL, worker.error, interrupts))
     for event in tail.read():
@@ -251,15 +252,14 @@ class _Papermill(threading.Thread):
             self.error = error
 
 
-def _signal_kernel(journal: Path, number: signal.Signals) -> None:
-    """Signal the kernel by the pid in its journal; one that is gone already needs none."""
+def _signal_kernel(journal: Path, interrupts: int) -> bool:
+    """Interrupt the kernel by the pid in its journal, or kill it at the second time; tell whether it could be done."""
     for event in read_journal(journal) if journal.exists() else []:
         if event["event"] == "run_started":
-            try:
-                os.kill(event["pid"], number)
-            except ProcessLookupError:
-                time.sleep(0.1)
-            return
+            with suppress(ProcessLookupError):  # gone already
+                os.kill(event["pid"], signal.SIGINT if interrupts == 1 else signal.SIGKILL)
+            return True
+    return False
 
 
 def _ending(journal: Path, error: BaseException | None, interrupts: int) -> tuple[str, str]:

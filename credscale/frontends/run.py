@@ -189,7 +189,7 @@ def _execute(request: Request, flags: Flags, console: Console) -> list[Any] | No
         if request.runbook.has_notebook:
             notebook.write_unexecuted(request)
         results: list[Any] = []
-        with suppress(RunFailed, KeyboardInterrupt):
+        with suppress(CredscaleError, KeyboardInterrupt):  # the journal tells
             run_in_process(request, view.update, results)
         return results
 
@@ -212,8 +212,7 @@ def _seal_and_tell(
         )
     if status == "ok":
         return DONE, status
-    refused = not any(event["event"] == "step_started" for event in events)
-    return (REFUSED, "refused") if refused else (FAILED, status)
+    return (REFUSED, "refused") if events[-1].get("refused") else (FAILED, status)
 
 
 def _tell(console: Console, request: Request, flags: Flags, events: list[dict[str, Any]], status: str) -> None:

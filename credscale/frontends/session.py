@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from credscale.core.step import Result
 
 RUNNER = "CREDSCALE_RUNNER_PID"  # set by the terminal for its kernel, which must not outlive it
+ENVIRONMENT = "CREDSCALE_ENV"  # what a notebook opened by hand works on; set by notebooks.open
 JOURNAL = "journal.jsonl"
 
 
@@ -120,6 +121,12 @@ def begin(ctx: Context, request: Request) -> None:
         ctx.lease = take_lease(ctx, request)
 
 
+def _abort(ctx: Context, error: CredscaleError) -> None:
+    """End the journal of a run that could not begin."""
+    refused = isinstance(error, Refused)
+    ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0, refused=refused)
+
+
 def _target(ctx: Context) -> dict[str, str]:
     """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
     if ctx.environment.mongo is None:
@@ -159,7 +166,7 @@ def run_in_process(request: Request, on_event: Listener, results: list[Result]) 
         results: filled with the steps' results, also when the run fails.
 
     Raises:
-        Refused: before anything was changed.
+        CredscaleError: it failed, or could not begin.
         KeyboardInterrupt: the operator stopped it; the journal is complete.
     """
     ctx = open_context(request)
@@ -167,7 +174,7 @@ def run_in_process(request: Request, on_event: Listener, results: list[Result]) 
     try:
         begin(ctx, request)
     except CredscaleError as error:
-        ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0)
+        _abort(ctx, error)
         ctx.journal.close()
         raise
     try:
@@ -182,7 +189,7 @@ def open_run(runbook: Runbook, environment: str, ticket: str, run_folder: str, p
 
     Args:
         runbook: the runbook that this notebook was built from.
-        environment: name or path, as ``--env``.
+        environment: name or path, as ``--env``; empty for ``$CREDSCALE_ENV``, or the lab.
         ticket: the change ticket, may be empty.
         run_folder: the artifact folder made by the terminal; empty when opened by hand in Jupyter, which makes one.
         params: the runbook's parameters.
@@ -192,7 +199,7 @@ def open_run(runbook: Runbook, environment: str, ticket: str, run_folder: str, p
     """
     from credscale.core.environment import load
 
-    inventory = load(environment)
+    inventory = load(environment or os.environ.get(ENVIRONMENT, "lab"))
     folder = Path(run_folder) if run_folder else new_folder(inventory.name, runbook.name)
     request = Request(runbook, inventory, runbook.coerce(params), ticket, folder)
     ctx = open_context(request)
@@ -200,7 +207,7 @@ def open_run(runbook: Runbook, environment: str, ticket: str, run_folder: str, p
     try:
         begin(ctx, request)
     except CredscaleError as error:
-        ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0)
+        _abort(ctx, error)
         raise
     return ctx
 

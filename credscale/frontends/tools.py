@@ -85,7 +85,8 @@ def down(c: Context, env: str = "lab", wipe: bool = False) -> None:  # noqa: ARG
     """Stop the processes that lab.up started, and no others."""
     from credscale import lab as cluster
 
-    _console().print(cluster.down(Path(_lab_settings(env).directory), wipe=wipe))
+    stopped = cluster.down(Path(_lab_settings(env).directory), wipe=wipe)
+    _console().print(f"stopped: {', '.join(stopped)}" if stopped else "nothing of the lab was running")
 
 
 @task(auto_shortflags=False, help=_ENV)
@@ -235,10 +236,11 @@ def open_(c: Context, env: str) -> None:  # noqa: ARG001
 
     from credscale.core.environment import load
     from credscale.core.errors import MissingExtra
+    from credscale.frontends.session import ENVIRONMENT
 
     if importlib.util.find_spec("jupyterlab") is None:
         raise MissingExtra("jupyterlab", "jupyter", "notebooks.open")
-    os.environ["CREDSCALE_ENV"] = str(load(env).path)
+    os.environ[ENVIRONMENT] = str(load(env).path)
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "notebooks"])  # noqa: S606 - fixed arguments, no shell
 
 

@@ -217,20 +217,31 @@ def restore_check(ctx: Context, *, namespace: str, backup_directory: str, sample
         return Finding(
             f"the backup {manifest.folder.name} was restored and compared already, at {done['time']}", dict(done)
         )
-    if facts.collection(client, scratch) is not None:
-        ctx.apply(f"drop {scratch}, which a run that was killed left behind", _drop, client)
     limit = wanted if wanted < manifest.documents else None
-    what = f"restore {wanted} documents of {manifest.folder.name} into {scratch}"
-    sent = ctx.apply(what, _restore, ctx, client, manifest, scratch, limit)
-    if sent is not None:
-        _compare(ctx, client, manifest, scratch, sent, limit)
-    result = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "documents": wanted, "namespace": scratch}
-    ctx.apply(f"drop {scratch} and note the result in the backup", _drop, client, manifest.folder, result)
-    if ctx.planning:
+    what = f"restore {wanted} documents of {manifest.folder.name} into {scratch}, compare them and drop it again"
+    result = ctx.apply(what, _try_out, ctx, client, manifest, scratch, limit)
+    if result is None:
         return Finding(f"{wanted} documents would be restored from {manifest.folder.name} and compared")
     return Finding(
         f"{wanted} documents were restored from {manifest.folder.name} and are byte for byte the same", result
     )
+
+
+def _try_out(ctx: Context, client: Client, manifest: Manifest, scratch: str, limit: int | None) -> dict[str, Any]:
+    """Restore, compare and drop as one change: what a killed run left half-way is worth nothing to the next one.
+
+    A scratch collection that differs is left for looking at.
+    """
+    from credscale.mongo.backup import mark
+
+    _drop_scratch(client)
+    sent = _restore(ctx, client, manifest, scratch, limit)
+    _compare(ctx, client, manifest, scratch, sent, limit)
+    _drop_scratch(client)
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    result = {"time": time, "documents": sent.documents, "namespace": scratch}
+    mark(manifest.folder, restore_checked=result)
+    return result
 
 
 def _restore(ctx: Context, client: Client, manifest: Manifest, scratch: str, limit: int | None) -> Digest:
@@ -252,10 +263,6 @@ def _compare(ctx: Context, client: Client, manifest: Manifest, scratch: str, sen
         )
 
 
-def _drop(client: Client, folder: Path | None = None, result: dict[str, Any] | None = None) -> None:
+def _drop_scratch(client: Client) -> None:
     """Drop the scratch database, which is ours alone; dropping its collection would leave it registered."""
-    from credscale.mongo.backup import mark
-
     client.drop_database(SCRATCH_DATABASE)
-    if folder is not None:
-        mark(folder, restore_checked=result)

@@ -82,7 +82,8 @@ def shelf(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     cluster.documents = 2
     monkeypatch.setattr(backup_steps.Target, "backups", lambda _self: shelf.backups)
     monkeypatch.setattr(backup_steps, "live_digest", lambda *_: shelf.live)
-    monkeypatch.setattr(backup_steps, "_drop", lambda *arguments: shelf.log.append(f"drop {len(arguments)}"))
+    monkeypatch.setattr(backup_steps, "_drop_scratch", lambda _: shelf.log.append("drop"))
+    monkeypatch.setattr("credscale.mongo.backup.mark", lambda *_, **changes: shelf.log.append(f"mark {[*changes]}"))
     for name in ("dump", "verify", "restore"):
         monkeypatch.setattr(engine, name, getattr(shelf, name))
     return shelf
@@ -149,13 +150,14 @@ def test_restored_compared_and_dropped(shelf: Shelf, ctx: Context) -> None:
     shelf.backups = [Taken()]
     result = restore_check(ctx, **BACKUP)
     assert result.summary == "2 documents were restored from old and are byte for byte the same"
-    assert shelf.log == ["restore", "drop 3"]
+    assert shelf.log == ["drop", "restore", "drop", "mark ['restore_checked']"]
 
 
 def test_a_restore_that_differs(shelf: Shelf, ctx: Context) -> None:
     shelf.backups, shelf.live = [Taken()], digest_of(1)
     with pytest.raises(StepFailed, match="can't be trusted"):
         restore_check(ctx, **BACKUP)
+    assert shelf.log == ["drop", "restore"], "what differs is left for looking at"
 
 
 def test_restored_already(shelf: Shelf, ctx: Context) -> None:
