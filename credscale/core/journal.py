@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import JournalBroken
+from credscale.core.signals import uninterrupted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ class Journal:
         """
         if event not in EVENTS:
             raise ValueError(f"unknown journal event {event!r}")
-        with self._lock:
+        with uninterrupted(), self._lock:  # a line half-accounted for would look like a forged one
             entry = {"seq": self._count + 1, "time": utc_now(), "event": event, "prev": self._previous}
             entry |= masked(data, self.mask)
             line = to_json(entry).encode()

@@ -11,24 +11,26 @@ through ``ctx.apply``.
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from credscale.core.errors import ConnectFailed, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from filelock import BaseFileLock
     from pymongo import MongoClient
 
 LEASE_SECONDS = 20.0
+CLOCK_SECONDS = 2.0  # start times are reckoned from an estimate of the boot time
 GRACE_SECONDS = 3.0  # a killed runner's kernel notices the death of its parent within two seconds
 DATABASE, COLLECTION, DOCUMENT = "credscale", "lease", "run"
 
@@ -40,13 +42,14 @@ class Holder:
     run: str
     operator: str
     host: str
+    machine: str
     pid: int
     process_started: float
 
     @classmethod
     def me(cls, run: str) -> Holder:
         """Describe this process."""
-        return cls(run, getpass.getuser(), socket.gethostname(), os.getpid(), _started(os.getpid()))
+        return cls(run, getpass.getuser(), socket.gethostname(), machine(), os.getpid(), _started(os.getpid()))
 
     def __str__(self) -> str:
         """Return who, where and which run."""
@@ -54,7 +57,18 @@ class Holder:
 
     def is_dead(self) -> bool:
         """Tell whether the holder was a process of this machine that exists no more; a reused pid counts as dead."""
-        return self.host == socket.gethostname() and _started(self.pid) != self.process_started
+        return self.machine == machine() and abs(_started(self.pid) - self.process_started) > CLOCK_SECONDS
+
+
+def machine() -> str:
+    """Identify this boot of this machine and its pid namespace: pids mean nothing elsewhere, and host names repeat."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # not Linux
+        import psutil
+
+        return f"{socket.gethostname()}/{psutil.boot_time():.0f}"
 
 
 def _started(pid: int) -> float:
@@ -63,7 +77,7 @@ def _started(pid: int) -> float:
     try:
         return float(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
-        return 0.0
+        return math.inf
 
 
 class Lease(Protocol):
@@ -104,6 +118,23 @@ class MemoryLease:
         self._kept.pop(key, None)
 
 
+class PlanLease(MemoryLease):
+    """The lease of a dry run: takes nothing and writes nothing, but knows what an earlier run left to put back.
+
+    Args:
+        kept: what is kept in the target.
+    """
+
+    def __init__(self, kept: dict[str, Any]) -> None:
+        super().__init__()
+        self._kept = dict(kept)
+
+
+def kept_in(client: MongoClient[dict[str, Any]]) -> dict[str, Any]:
+    """Return what runs have left in the target to put back."""
+    return dict((client[DATABASE][COLLECTION].find_one({"_id": DOCUMENT}) or {}).get("kept") or {})
+
+
 class MongoLease:
     """A lease document in the target cluster, renewed by a thread.
 
@@ -141,12 +172,27 @@ class MongoLease:
     def acquire(self) -> None:
         """Take the lease and keep it alive.
 
+        Needs readWrite on the database ``credscale``.
+
         A holder that is a dead process of this machine is replaced at once; one that may just be dying is given
         ``GRACE_SECONDS``; any other only after its lease expired.
 
         Raises:
             Refused: somebody else holds it; the message says who and until when.
+            ConnectFailed: the cluster does not answer, or does not let this user write the lease.
         """
+        from pymongo.errors import PyMongoError
+
+        try:
+            self._wait_and_take()
+        except PyMongoError as error:
+            raise ConnectFailed(
+                f"the lease {DATABASE}.{COLLECTION} cannot be taken ({type(error).__name__}: {error}). Nothing was "
+                f"changed. The user needs readWrite on the database {DATABASE}"
+            ) from None
+        threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True).start()
+
+    def _wait_and_take(self) -> None:
         deadline = time.monotonic() + GRACE_SECONDS
         while not self._take():
             if time.monotonic() > deadline:
@@ -156,7 +202,6 @@ class MongoLease:
                     f"{found.get('expires')} UTC. Nothing was changed. Wait for it, or stop it; then run this again"
                 )
             time.sleep(0.3)
-        threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True).start()
 
     def _take(self) -> bool:
         from pymongo import ReturnDocument

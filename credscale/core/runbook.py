@@ -8,6 +8,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, RunFailed, StepFailed
+from credscale.core.signals import uninterrupted
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
@@ -97,22 +98,24 @@ class Runbook:
             self.finish(ctx, status, text)
 
     def finish(self, ctx: Context, status: str, text: str) -> None:
-        """Put back what has to be put back and write the journal's last line.
+        """Put back what has to be put back and write the journal's last line; Ctrl-C has to wait for it.
+
+        In a dry run that got this far the putting back is planned like any other change.
 
         Args:
             status: how the steps ended: ok, failed, aborted or interrupted.
             text: the same in words.
         """
-        try:
-            if not ctx.dry_run:
-                for step in self.afterwards:
+        with uninterrupted(drop=True):
+            try:
+                for step in self.afterwards if status == "ok" or not ctx.dry_run else ():
                     step(ctx)
-        except StepFailed as failure:
-            status = "failed" if status == "ok" else status
-            text = f"{text}; {failure}"
-        finally:
-            changes = ctx.changes if ctx.dry_run else ctx.journal.changes_made()
-            ctx.journal.append("run_finished", status=status, text=text, changes=changes)
+            except StepFailed as failure:
+                status = "failed" if status == "ok" else status
+                text = f"{text}; {failure}"
+            finally:
+                changes = ctx.changes if ctx.dry_run else ctx.journal.changes_made()
+                ctx.journal.append("run_finished", status=status, text=text, changes=changes)
 
 
 def runbook(*, afterwards: tuple[Step[[]], ...] = ()) -> Callable[[RunbookFunction], Runbook]:

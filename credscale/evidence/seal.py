@@ -15,25 +15,21 @@ if TYPE_CHECKING:
     from credscale.evidence.manifest import SigningKey
 
 
-def seal(folder: Path, mask: Callable[[str], str], results: list[Result] | None = None) -> SigningKey:
+def seal(folder: Path, mask: Callable[[str], str], key: SigningKey, results: list[Result] | None = None) -> None:
     """Turn a finished run's folder into evidence.
 
     Args:
         folder: the artifact folder with its journal.
         mask: hides secrets.
+        key: signs the manifest.
         results: the results of a run without a kernel; they become the executed notebook's outputs.
-
-    Returns:
-        the key that signed; ``created`` tells that it is new.
     """
     events = list(read_journal(folder / "journal.jsonl"))
     _finish_notebook(folder, events, results)
     redact.redact_folder(folder, mask)
     html.render(folder)
-    key = manifest.load_or_create_key()
     manifest.write_manifest(folder, _info(events))
     manifest.sign(folder, key)
-    return key
 
 
 def _finish_notebook(folder: Path, events: list[dict[str, Any]], results: list[Result] | None) -> None:

@@ -13,12 +13,14 @@ import os
 import signal
 import textwrap
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, Refused
 from credscale.core.journal import read_journal, run_status
+from credscale.core.signals import uninterrupted
 from credscale.frontends.session import JOURNAL, RUNNER, finish_for
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from credscale.frontends.session import Request
 
 NOTEBOOKS = Path("notebooks")
-FRAME = {"environment": "", "ticket": "", "run_folder": ""}
-KILL_SECONDS = 20.0
+FRAME = {"environment": "", "ticket": "", "confirm": "", "run_folder": ""}
+RESEND_SECONDS = 3.0  # an idle kernel ignores an interrupt
 
 
 def path_of(runbook: Runbook) -> Path:
@@ -92,7 +94,7 @@ def _setup(runbook: Runbook, tree: ast.Module) -> Any:
     ]
     imports += ["from credscale.frontends.session import close_run, open_run", f"from {runbook.module} import {name}"]
     params = ", ".join(f"{parameter}={parameter}" for parameter in runbook.parameters)
-    opened = f"ctx = open_run({name}, environment, ticket, run_folder, dict({params}))"
+    opened = f"ctx = open_run({name}, environment, ticket, confirm, run_folder, dict({params}))"
     return v4.new_code_cell("\n".join([*imports, "", opened]), metadata={"tags": ["setup"]})
 
 
@@ -208,18 +210,20 @@ def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
     worker = _Papermill(request.folder, write_input(request))
     tail = Tail(request.folder / JOURNAL)
     worker.start()
-    interrupts, waiting = 0, False
+    interrupts, resend_at = 0, 0.0
     while worker.is_alive():
         try:
             for event in tail.read():
                 on_event(event)
-            if waiting:  # until the kernel has begun and can take it
-                waiting = not _signal_kernel(request.folder / JOURNAL, interrupts)
+            if interrupts and time.monotonic() >= resend_at and _signal_kernel(request.folder / JOURNAL, interrupts):
+                resend_at = time.monotonic() + RESEND_SECONDS
             worker.join(0.1)
         except KeyboardInterrupt:
-            interrupts, waiting = interrupts + 1, True
-    if run_status(read_journal(request.folder / JOURNAL) if (request.folder / JOURNAL).exists() else []) == "killed":
-        finish_for(request, *_ending(request.folder / JOURNAL, worker.error, interrupts))
+            interrupts, resend_at = interrupts + 1, 0.0
+    with uninterrupted(drop=True):
+        journal = request.folder / JOURNAL
+        if run_status(read_journal(journal) if journal.exists() else []) == "killed":
+            finish_for(request, *_ending(request.folder / JOURNAL, worker.error, interrupts))
     for event in tail.read():
         on_event(event)
 

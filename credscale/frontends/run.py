@@ -15,7 +15,9 @@ from rich.console import Console
 from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, Refused, RunFailed, UnknownTarget
 from credscale.core.journal import read_journal, run_status, to_json
 from credscale.core.lock import lock_file
+from credscale.core.signals import uninterrupted
 from credscale.core.step import mark_of
+from credscale.evidence.keys import load_or_create_key
 from credscale.frontends import policy
 from credscale.frontends.progress import RunView
 from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.core.environment import Environment
     from credscale.core.runbook import Runbook
+    from credscale.evidence.keys import SigningKey
 
 PLAN_JOURNAL = "plan.jsonl"
 DONE, FAILED, INVALID, REFUSED = 0, 1, 2, 3
@@ -51,11 +54,12 @@ def run(runbook: Runbook, flags: Flags) -> int:
     console = Console(stderr=flags.json, highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
     folder: Path | None = None
+    text = ""
     try:
+        key = load_or_create_key()  # before anything else: a run that could not be signed is not started
         request = _prepare(runbook, flags, console)
         folder = request.folder
-        code, status = _run_locked(request, flags, console)
-        text = ""
+        code, status = _run_locked(request, flags, console, key)
     except (EnvironmentInvalid, UnknownTarget, MissingExtra) as error:
         code, status, text = INVALID, "invalid", str(error)
     except Refused as error:
@@ -63,14 +67,15 @@ def run(runbook: Runbook, flags: Flags) -> int:
     except CredscaleError as error:
         code, status, text = FAILED, "failed", str(error)
     except KeyboardInterrupt:
-        code, status, text = FAILED, "interrupted", "interrupted by the operator before anything was changed"
+        code, status, text = FAILED, "interrupted", "interrupted by the operator"
+    changes = _changes_in(folder)
     if text:
-        _say_problem(console, runbook, flags, text)
-    if folder is not None and (code == INVALID or not (folder / JOURNAL).exists()):
-        _drop(folder)
-        folder = None
+        _say_problem(console, runbook, flags, text, changes)
+        if folder is not None and not changes:
+            _drop(folder)
+            folder = None
     if flags.json:
-        sys.stdout.write(to_json(_answer(folder, status, text)) + "\n")
+        sys.stdout.write(to_json(_answer(folder, status, changes, text)) + "\n")
     return code
 
 
@@ -114,20 +119,20 @@ def _raise_lab(environment: Environment, console: Console) -> None:
     seed_with_bar(console, state, environment.lab.documents)
 
 
-def _run_locked(request: Request, flags: Flags, console: Console) -> tuple[int, str]:
+def _run_locked(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:
     if flags.dry_run:
         _plan(request, console, JOURNAL)
-        return _seal_and_tell(request, flags, console)
+        return _seal_and_tell(request, flags, console, key)
     lock = lock_file(Path(".credscale/locks") / f"{request.environment.name}.lock")
     try:
         planned = _plan(request, console, PLAN_JOURNAL)
         if planned is None:
             (request.folder / PLAN_JOURNAL).rename(request.folder / JOURNAL)
-            return _seal_and_tell(request, flags, console)
+            return _seal_and_tell(request, flags, console, key)
         ask = console.input if sys.stdin.isatty() and not flags.json else None
         policy.confirm(request.environment.policy, request.environment.name, planned, yes=flags.yes, ask=ask)
         results = _execute(request, flags, console)
-        return _seal_and_tell(request, flags, console, results)
+        return _seal_and_tell(request, flags, console, key, results)
     finally:
         lock.release()
 
@@ -195,14 +200,15 @@ def _execute(request: Request, flags: Flags, console: Console) -> list[Any] | No
 
 
 def _seal_and_tell(
-    request: Request, flags: Flags, console: Console, results: list[Any] | None = None
+    request: Request, flags: Flags, console: Console, key: SigningKey, results: list[Any] | None = None
 ) -> tuple[int, str]:
     """Turn the folder into evidence, print the last lines, return exit code and status."""
     from credscale.core.secrets import Secrets
     from credscale.evidence.seal import seal
     from credscale.frontends.masking import mask_for
 
-    key = seal(request.folder, mask_for(request.environment, Secrets()), results)
+    with uninterrupted(drop=True):
+        seal(request.folder, mask_for(request.environment, Secrets()), key, results)
     events = list(read_journal(request.folder / JOURNAL))
     status = run_status(events)
     _tell(console, request, flags, events, status)
@@ -219,7 +225,7 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
     folder = request.folder
     last: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
     started = next((event for event in events if event["event"] == "run_started"), {})
-    changes = [event["what"] for event in events if event["event"] == "change_finished" and event["status"] == "done"]
+    changes = _changes_in(folder)
     if status == "ok":
         done = (
             "planned, nothing was changed"
@@ -231,9 +237,8 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
         console.print(f"[bold green]✓ {request.runbook.name}: {done}[/]")
     else:
         console.print(f"[bold red]✗ {request.runbook.name} {status}[/]: ", end="")
-        console.print(last.get("text", "no last line in the journal"), markup=False)
-        what = "\n".join(f"  ✎ {change}" for change in changes) if changes else "  nothing"
-        console.print(f"Changed so far:\n{what}", markup=False)
+        console.print(last.get("text", "no last line in the journal"), markup=False, soft_wrap=True)
+        console.print(_changed_so_far(changes), markup=False, soft_wrap=True)
     if started.get("engine") == "simulated":
         console.print("[yellow]Engine: simulated lab. This rehearsal did not touch MongoDB.[/]")
     console.print(f"Evidence: {folder}/report.html", soft_wrap=True, markup=False)
@@ -250,36 +255,52 @@ def _again(runbook: Runbook, flags: Flags) -> str:
     words += ["--ticket", flags.ticket] if flags.ticket else []
     for name, value in flags.params.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
-    words += [flag for flag, given in (("--dry-run", flags.dry_run), ("--in-process", flags.in_process)) if given]
-    return shlex.join(words)
+    switches = {"--dry-run": flags.dry_run, "--yes": flags.yes, "--in-process": flags.in_process, "--json": flags.json}
+    return shlex.join(words + [flag for flag, given in switches.items() if given])
 
 
-def _say_problem(console: Console, runbook: Runbook, flags: Flags, text: str) -> None:
+def _say_problem(console: Console, runbook: Runbook, flags: Flags, text: str, changes: list[str]) -> None:
     console.print(f"[bold red]✗ {runbook.name}[/]: ", end="")
     console.print(text, markup=False, soft_wrap=True)
+    console.print(_changed_so_far(changes), markup=False, soft_wrap=True)
     console.print(
-        f"Changed so far: nothing\nNext: invoke --help {runbook.name}, or again: {_again(runbook, flags)}",
-        markup=False,
-        soft_wrap=True,
+        f"Next: invoke --help {runbook.name}, or again: {_again(runbook, flags)}", markup=False, soft_wrap=True
     )
 
 
+def _changed_so_far(changes: list[str]) -> str:
+    return (
+        "\n".join(["Changed so far:", *(f"  ✎ {change}" for change in changes)])
+        if changes
+        else "Changed so far: nothing"
+    )
+
+
+def _changes_in(folder: Path | None) -> list[str]:
+    """Return the changes that a run's journal announces; one that was cut off may have been made."""
+    if folder is None or not (folder / JOURNAL).exists():
+        return []
+    changes: dict[tuple[str, int], str] = {}
+    for event in read_journal(folder / JOURNAL):
+        if event["event"] == "change_started":
+            changes[event["step"], event["change"]] = f"{event['what']} (its end was not seen)"
+        elif event["event"] == "change_finished":
+            changes[event["step"], event["change"]] = event["what"] if event["status"] == "done" else ""
+    return [change for change in changes.values() if change]
+
+
 def _drop(folder: Path) -> None:
-    """Remove the folder of a run that never began; its plan is not evidence of anything."""
+    """Remove the folder of a run that never changed anything; its plan is not evidence of anything."""
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
 
 
-def _answer(folder: Path | None, status: str, text: str) -> dict[str, Any]:
-    changes = 0
-    if folder is not None:
-        events = read_journal(folder / JOURNAL)
-        changes = sum(event["event"] == "change_finished" and event["status"] == "done" for event in events)
+def _answer(folder: Path | None, status: str, changes: list[str], text: str) -> dict[str, Any]:
     answer = {
         "run": folder.name if folder is not None else None,
         "status": status,
         "artifacts": str(folder) if folder is not None else None,
-        "changes": changes,
+        "changes": len(changes),
     }
     return answer | ({"error": text} if text else {})

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import Clients
 from credscale.core.context import Context
-from credscale.core.errors import CredscaleError, Refused
+from credscale.core.errors import ConnectFailed, CredscaleError, Refused
 from credscale.core.journal import Journal
-from credscale.core.lock import Lease, MemoryLease, MongoLease
+from credscale.core.lock import Lease, MemoryLease, MongoLease, PlanLease, kept_in
 from credscale.core.secrets import Secrets
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def begin(ctx: Context, request: Request) -> None:
         params=request.params,
         **_target(ctx),
     )
-    if not ctx.dry_run:
-        ctx.lease = take_lease(ctx, request)
+    ctx.lease = plan_lease(ctx) if ctx.dry_run else take_lease(ctx, request)
 
 
 def _abort(ctx: Context, error: CredscaleError) -> None:
@@ -131,13 +130,29 @@ def _target(ctx: Context) -> dict[str, str]:
     """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
     if ctx.environment.mongo is None:
         return {"engine": "none", "target": ctx.environment.name}
+    from pymongo.errors import PyMongoError
+
     from credscale.mongo import facts
 
     try:
         server = facts.server(ctx.clients.mongo())
-    except CredscaleError as error:
+    except (CredscaleError, PyMongoError) as error:
         return {"engine": "unknown", "target": f"not reached: {error}"}
     return {"engine": server.engine, "target": f"mongos {ctx.clients.mongo_router()}, cluster {server.cluster_id}"}
+
+
+def plan_lease(ctx: Context) -> Lease:
+    """Return what a plan may know of the lease: what an earlier run left to put back."""
+    from pymongo.errors import PyMongoError
+
+    if ctx.environment.mongo is None:
+        return MemoryLease()
+    try:
+        return PlanLease(kept_in(ctx.clients.mongo()))
+    except PyMongoError as error:
+        raise ConnectFailed(
+            f"the lease cannot be read ({type(error).__name__}: {error}). Nothing was changed"
+        ) from None
 
 
 def take_lease(ctx: Context, request: Request) -> Lease:
@@ -184,22 +199,34 @@ def run_in_process(request: Request, on_event: Listener, results: list[Result]) 
         end(ctx)
 
 
-def open_run(runbook: Runbook, environment: str, ticket: str, run_folder: str, params: dict[str, Any]) -> Context:
+def open_run(
+    runbook: Runbook, environment: str, ticket: str, confirm: str, run_folder: str, params: dict[str, Any]
+) -> Context:
     """Open a run from a notebook: the first cell after the parameters.
+
+    Opened by hand, the environment's policy holds as it does in the terminal.
 
     Args:
         runbook: the runbook that this notebook was built from.
         environment: name or path, as ``--env``; empty for ``$CREDSCALE_ENV``, or the lab.
         ticket: the change ticket, may be empty.
+        confirm: the environment's name, where its policy wants a confirmation.
         run_folder: the artifact folder made by the terminal; empty when opened by hand in Jupyter, which makes one.
         params: the runbook's parameters.
 
     Raises:
-        Refused: somebody else works on the target; nothing was changed.
+        Refused: a policy forbids it, or somebody else works on the target; nothing was changed.
     """
     from credscale.core.environment import load
+    from credscale.frontends import policy
 
     inventory = load(environment or os.environ.get(ENVIRONMENT, "lab"))
+    if not run_folder:
+        policy.check(inventory, ticket)
+        if inventory.policy.confirm != "none" and confirm != inventory.name:
+            raise Refused(
+                f'this would change {inventory.name}. Nothing was changed. Set confirm = "{inventory.name}" above'
+            )
     folder = Path(run_folder) if run_folder else new_folder(inventory.name, runbook.name)
     request = Request(runbook, inventory, runbook.coerce(params), ticket, folder)
     ctx = open_context(request)

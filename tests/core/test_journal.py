@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,3 +107,28 @@ def test_masks_before_hashing(tmp_path: Path) -> None:
 def test_masked_leaves_other_values_alone() -> None:
     value = {"a": [1, 2.5, None, True], "b": {"c": "x"}}
     assert json.dumps(masked(value, str.upper)) == json.dumps({"A": [1, 2.5, None, True], "B": {"C": "X"}})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_writing_waits_for_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.append("note", text="1")
+    monkeypatch.setattr("credscale.core.journal.os.fsync", lambda _: os.kill(os.getpid(), number))
+    with pytest.raises(KeyboardInterrupt):
+        journal.append("note", text="2")
+    monkeypatch.undo()
+    journal.append("note", text="3")
+    journal.close()
+    assert verify_journal(tmp_path / "j") == 3
+
+
+def test_changes_are_counted_across_processes(tmp_path: Path) -> None:
+    for _ in range(2):
+        journal = Journal(tmp_path / "j")
+        journal.append("change_finished", status="done")
+        journal.append("change_finished", status="failed")
+        journal.close()
+        assert journal.changes_made() in (1, 2)
+    assert journal.changes_made() == 2

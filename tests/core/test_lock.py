@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from credscale.core import lock
-from credscale.core.errors import Refused
-from credscale.core.lock import Holder, MemoryLease, MongoLease, lock_file
+from credscale.core.errors import ConnectFailed, Refused
+from credscale.core.lock import Holder, MemoryLease, MongoLease, lock_file, machine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,20 +89,20 @@ def test_taken_released_and_taken_again(server: FakeServer) -> None:
 
 
 def test_a_living_holder_elsewhere_refuses_and_is_named(server: FakeServer) -> None:
-    held_by(server, Holder("r0", "mallory", "elsewhere", 1, 1.0), 10)
+    held_by(server, Holder("r0", "mallory", "elsewhere", "another", 1, 1.0), 10)
     with pytest.raises(Refused, match="mallory on elsewhere .pid 1, run r0."):
         lease(server, "r1").acquire()
 
 
 def test_an_expired_lease_is_taken_over_with_a_note(server: FakeServer) -> None:
-    held_by(server, Holder("r0", "mallory", "elsewhere", 1, 1.0), -1)
+    held_by(server, Holder("r0", "mallory", "elsewhere", "another", 1, 1.0), -1)
     notes: list[str] = []
     lease(server, "r1", notes).acquire()
     assert notes == ["took over the stale lease of mallory on elsewhere (pid 1, run r0)"]
 
 
 def test_a_dead_process_of_this_machine_is_replaced_at_once(server: FakeServer) -> None:
-    held_by(server, Holder("r0", "me", socket.gethostname(), 2**22 + 1, 1.0), 10)
+    held_by(server, Holder("r0", "me", "here", machine(), 2**22 + 1, 1.0), 10)
     lease(server, "r1").acquire()
     assert server.document["holder"]["run"] == "r1"
 
@@ -111,13 +110,18 @@ def test_a_dead_process_of_this_machine_is_replaced_at_once(server: FakeServer) 
 def test_a_reused_pid_counts_as_dead() -> None:
     me = Holder.me("r1")
     assert not me.is_dead()
-    assert Holder("r1", me.operator, me.host, os.getpid(), me.process_started - 60).is_dead()
+    assert replace(me, process_started=me.process_started - 60).is_dead()
+    assert not replace(me, process_started=me.process_started - 1).is_dead(), "the boot time is an estimate"
+
+
+def test_the_same_host_name_elsewhere_proves_nothing() -> None:
+    assert not replace(Holder.me("r1"), machine="another", pid=2**22 + 1).is_dead()
 
 
 def test_a_lease_that_could_not_be_renewed_and_was_taken_stops_the_next_change(server: FakeServer) -> None:
     mine = lease(server, "r1")
     mine.acquire()
-    held_by(server, Holder("r2", "mallory", "elsewhere", 1, 1.0), 10)
+    held_by(server, Holder("r2", "mallory", "elsewhere", "another", 1, 1.0), 10)
     mine._valid_until = 0.0
     with pytest.raises(Refused, match="stopped before the next change"):
         mine.check()
@@ -139,3 +143,12 @@ def test_the_file_lock_names_its_holder(tmp_path: Path) -> None:
         lock_file(tmp_path / "locks/prod.lock")
     held.release()
     lock_file(tmp_path / "locks/prod.lock").release()
+
+
+def test_missing_rights_are_told_with_the_role(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unauthorized(*_: object, **__: object) -> None:
+        raise OperationFailure("not authorized", 13)
+
+    monkeypatch.setattr(server, "find_one_and_update", unauthorized)
+    with pytest.raises(ConnectFailed, match="readWrite on the database credscale"):
+        lease(server, "r1").acquire()

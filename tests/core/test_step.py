@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -192,3 +194,39 @@ def test_runbook_parameters_are_checked(given: dict[str, Any], words: str) -> No
     with pytest.raises(EnvironmentInvalid, match=words):
         procedure.coerce(given)
     assert procedure.coerce({"count": "7"}) == {"count": 7, "name": ""}
+
+
+def test_ctrl_c_waits_while_a_run_puts_back() -> None:
+    done: list[str] = []
+
+    @step()
+    def put_back(ctx: Context) -> Finding:
+        """Put back, slowly."""
+        os.kill(os.getpid(), signal.SIGINT)
+        ctx.apply("put back", done.append, "back")
+        return Finding("as before")
+
+    @runbook(afterwards=(put_back,))
+    def procedure(ctx: Context) -> None:
+        """Do nothing."""
+
+    ctx = context()
+    procedure(ctx)
+    assert done == ["back"]
+    assert ctx.journal.events[-1]["status"] == "ok"
+
+
+def test_putting_back_is_part_of_the_plan() -> None:
+    @step()
+    def put_back(ctx: Context) -> Finding:
+        """Put back what an earlier run left."""
+        ctx.apply("put the balancer back", list)
+        return Finding("as before")
+
+    @runbook(afterwards=(put_back,))
+    def procedure(ctx: Context) -> None:
+        """Do nothing."""
+
+    ctx = context(dry_run=True)
+    procedure(ctx)
+    assert ctx.changes == 1

@@ -69,7 +69,9 @@ def test_cells(example: Runbook) -> None:
     assert cells[1]["metadata"]["tags"] == ["parameters"]
     assert 'depth = 3\nname = "it\'s"' in text[1]
     assert "from credscale.core.step import Finding, step" in text[2]
-    assert text[2].endswith("ctx = open_run(example, environment, ticket, run_folder, dict(depth=depth, name=name))")
+    assert text[2].endswith(
+        "ctx = open_run(example, environment, ticket, confirm, run_folder, dict(depth=depth, name=name))"
+    )
     assert text[3] == "## First\n\nProse about *this* step."
     assert text[4] == "found = look(ctx, depth=depth)\nfound"
     assert cells[4]["metadata"]["credscale"] == {"step": "look"}
