@@ -18,7 +18,7 @@ import pytest
 
 from credscale import lab as labs
 from credscale.lab.cluster import connect
-from credscale.lab.engines import find_program
+from credscale.lab.engines import Tuning, find_program
 from credscale.lab.processes import stop
 from credscale.lab.seeding import seed
 from credscale.lab.state import LabState, write_file
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 REQUIRE = "CREDSCALE_REQUIRE"
 LAB_DOCUMENTS = 500
-ROUND_SECONDS = 0.2
+TUNING = Tuning(round_seconds=0.2, oplog_entries=12_000)
 MODULES = {"secantusdb": "secantus"}  # services that are Python packages rather than programs
 _numbers = itertools.count(1)
 
@@ -43,7 +43,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabState]:
     if find_program("mongod") is None:
         require("secantusdb")
     directory = tmp_path_factory.mktemp("lab")
-    state = labs.up(directory, round_seconds=ROUND_SECONDS)
+    state = labs.up(directory, tuning=TUNING)
     yield state
     stop(state.processes, kill_after=0.0)  # nobody needs its data, so nobody waits for a clean end
     labs.down(directory, wipe=True)

@@ -211,13 +211,13 @@ def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
     tail = Tail(request.folder / JOURNAL)
     worker.start()
     interrupts, resend_at = 0, 0.0
-    while worker.is_alive():
+    while not worker.done.is_set():
         try:
             for event in tail.read():
                 on_event(event)
             if interrupts and time.monotonic() >= resend_at and _signal_kernel(request.folder / JOURNAL, interrupts):
                 resend_at = time.monotonic() + RESEND_SECONDS
-            worker.join(0.1)
+            worker.done.wait(0.1)
         except KeyboardInterrupt:
             interrupts, resend_at = interrupts + 1, 0.0
     with uninterrupted(drop=True):
@@ -235,6 +235,8 @@ class _Papermill(threading.Thread):
         super().__init__(name="papermill", daemon=True)
         self._folder, self._parameters = folder, parameters
         self.error: BaseException | None = None
+        # An interrupted join() marks a living thread as ended in Python 3.11; an event tells the truth.
+        self.done = threading.Event()
 
     def run(self) -> None:
         import papermill
@@ -254,6 +256,8 @@ class _Papermill(threading.Thread):
             )
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which judges by the journal
             self.error = error
+        finally:
+            self.done.set()
 
 
 def _signal_kernel(journal: Path, interrupts: int) -> bool:

@@ -147,16 +147,17 @@ class RunView:
     def _print(self, event: Event) -> None:
         kind = event["event"]
         if kind == "step_finished":
-            self._console.print(
-                f"{mark_of(event['status'])} {event['step']}: {event['summary']}", highlight=False, markup=False
-            )
+            self._line(f"{mark_of(event['status'])} {event['step']}: {event['summary']}")
         elif kind == "change_started":
-            self._console.print(f"  ✎ {event['what']}", markup=False, soft_wrap=True)
+            self._line(f"  ✎ {event['what']}")
         elif kind in ("note", "hold"):
-            self._console.print(f"  · {event.get('text', event.get('reason'))}", markup=False, soft_wrap=True)
+            self._line(f"  · {event.get('text', event.get('reason'))}")
         elif kind == "progress" and self._tracker is not None and time.monotonic() - self._last_plain > PLAIN_SECONDS:
             self._last_plain = time.monotonic()
-            self._console.print(f"  … {self._tracker.text}", markup=False, soft_wrap=True)
+            self._line(f"  … {self._tracker.text}")
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def render(self) -> Group:
         """Return the picture; rich calls it eight times a second."""

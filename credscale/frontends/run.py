@@ -164,7 +164,7 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
     console.print(f"Plan: {ctx.changes} changes")
     for result in ctx.results:
         for change in result.changes:
-            console.print(f"  {mark_of('planned')} {result.step}: {change}", markup=False)
+            console.print(f"  {mark_of('planned')} {result.step}: {change}", markup=False, soft_wrap=True)
     return ctx.changes
 
 

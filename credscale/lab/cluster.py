@@ -27,7 +27,7 @@ Note = Callable[[str], None]
 
 def up(
     directory: Path = DIRECTORY, engine: str = engines.AUTO, note: Note | None = None,
-    *, round_seconds: float | None = None,
+    *, tuning: engines.Tuning | None = None,
 ) -> LabState:  # fmt: skip
     """Start the lab, or whatever of it is not running.
 
@@ -35,7 +35,7 @@ def up(
         directory: the folder that holds everything of it.
         engine: ``real``, ``simulated``, or ``auto``: real where MongoDB is installed.
         note: receives one sentence per thing done.
-        round_seconds: how often the simulated balancer works; None leaves its default.
+        tuning: of the simulation; None leaves its defaults.
 
     Returns:
         the running lab.
@@ -50,7 +50,7 @@ def up(
     with only_one(directory, "lab", LOCK_SECONDS):
         before = read_state(directory)
         chosen = engines.choose_engine(engine, before.engine if before is not None else None, directory)
-        plans = engines.plan_processes(directory, chosen, round_seconds=round_seconds)
+        plans = engines.plan_processes(directory, chosen, tuning if tuning is not None else engines.Tuning())
         running = _alive(before)
         _announce(directory, chosen, before, running, say)
         started: list[Process] = []

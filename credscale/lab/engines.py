@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,19 @@ CONFIG_SET = "configReplSet"
 SIMULATED_VERSION = "5.0.28"  # what the simulated router poses as; a cluster of one version
 MEMBERS = (("config", "config", CONFIG_SET), ("shard1", "shard", "shard1ReplSet"), ("shard2", "shard", "shard2ReplSet"))
 CACHE_GIGABYTES = "0.25"  # the least that mongod accepts; its default would take half of the machine's memory each
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the simulation runs.
+
+    Args:
+        round_seconds: pause between two rounds of the balancer.
+        oplog_entries: how many entries a shard's oplog keeps.
+    """
+
+    round_seconds: float = 0.3
+    oplog_entries: int = 50_000
 
 
 def find_program(name: str) -> str | None:
@@ -71,13 +85,13 @@ def data_folder(directory: Path, engine: str) -> Path:
     return directory / "data" / engine
 
 
-def plan_processes(directory: Path, engine: str, *, round_seconds: float | None = None) -> list[Plan]:
+def plan_processes(directory: Path, engine: str, tuning: Tuning) -> list[Plan]:
     """Lay out the four processes; ports are picked once and stay with the data, which refers to them.
 
     Args:
         directory: the lab's folder.
         engine: ``real`` or ``simulated``.
-        round_seconds: how often the simulated balancer works; None leaves its default.
+        tuning: of the simulation.
     """
     folder = data_folder(directory, engine)
     ports = read_ports(folder)
@@ -88,10 +102,12 @@ def plan_processes(directory: Path, engine: str, *, round_seconds: float | None 
     plans = []
     for name, role, replica_set in MEMBERS:
         data = folder / name
-        build = _real_member if engine == REAL else _simulated_member
-        command = build(role, replica_set, ports[name], data)
+        if engine == REAL:
+            command = _real_member(role, replica_set, ports[name], data)
+        else:
+            command = _simulated_member(role, replica_set, ports[name], data, tuning)
         plans.append(Plan(name, role, replica_set, ports[name], command, logs / f"{name}.log", data))
-    command = _real_router(ports) if engine == REAL else _simulated_router(ports, directory / FAULTS, round_seconds)
+    command = _real_router(ports) if engine == REAL else _simulated_router(ports, directory / FAULTS, tuning)
     return [*plans, Plan("mongos", "router", "", ports["mongos"], command, logs / "mongos.log", None)]
 
 
@@ -110,19 +126,19 @@ def _real_router(ports: dict[str, int]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _simulated_member(role: str, replica_set: str, port: int, data: Path) -> tuple[str, ...]:
+def _simulated_member(role: str, replica_set: str, port: int, data: Path, tuning: Tuning) -> tuple[str, ...]:
     return (
         sys.executable, "-m", "credscale.lab.simulated.shard", "--port", str(port), "--replica-set", replica_set,
         "--data", str(data), "--role", "configsvr" if role == "config" else "shardsvr",
-        "--server-version", SIMULATED_VERSION,
+        "--server-version", SIMULATED_VERSION, "--oplog-entries", str(tuning.oplog_entries),
     )  # fmt: skip
 
 
-def _simulated_router(ports: dict[str, int], faults: Path, round_seconds: float | None) -> tuple[str, ...]:
-    pace = () if round_seconds is None else ("--round-seconds", str(round_seconds))
+def _simulated_router(ports: dict[str, int], faults: Path, tuning: Tuning) -> tuple[str, ...]:
     return (
         sys.executable, "-m", "credscale.lab.simulated.mongos", "--port", str(ports["mongos"]),
-        "--config", f"{HOST}:{ports['config']}", "--config-set", CONFIG_SET, "--faults", str(faults), *pace,
+        "--config", f"{HOST}:{ports['config']}", "--config-set", CONFIG_SET, "--faults", str(faults),
+        "--round-seconds", str(tuning.round_seconds),
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.scenario
-ROUND_SECONDS = 0.5
+TUNING = engines.Tuning(round_seconds=0.5)
 LOG_FLUSH_SECONDS = 1.5  # SecantusDB keeps acknowledged writes in memory for about half a second
 
 
@@ -45,7 +45,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def state(directory: Path) -> LabState:
     """The lab, complete at the start of each test."""
-    return labs.up(directory, "simulated", round_seconds=ROUND_SECONDS)
+    return labs.up(directory, "simulated", tuning=TUNING)
 
 
 def pids(state: LabState) -> dict[str, int]:
@@ -59,7 +59,7 @@ def kill(process: Process) -> None:
 
 def up_again(state: LabState, said: list[str] | None = None) -> LabState:
     note = said.append if said is not None else None
-    return labs.up(state.directory, "auto", note, round_seconds=ROUND_SECONDS)
+    return labs.up(state.directory, "auto", note, tuning=TUNING)
 
 
 def discard(folder: Path) -> None:
@@ -300,7 +300,7 @@ def test_quick_shutdown_only_where_the_server_knows_it(
 ) -> None:
     fake_mongodb(tmp_path / "bin", version)
     monkeypatch.setenv("CREDSCALE_MONGO_BIN", str(tmp_path / "bin"))
-    plans = engines.plan_processes(tmp_path, "real")
+    plans = engines.plan_processes(tmp_path, "real", engines.Tuning())
     assert [("--setParameter" in plan.command) for plan in plans] == [option] * 4
     assert [plan.command[1] for plan in plans] == ["--configsvr", "--shardsvr", "--shardsvr", "--configdb"]
 
@@ -354,7 +354,7 @@ def test_reused_pid_is_neither_trusted_nor_stopped(state: LabState) -> None:
 
 
 def test_down_stops_keeps_data_and_wipes_on_request(directory: Path, tmp_path: Path) -> None:
-    state = labs.up(directory, "simulated", round_seconds=ROUND_SECONDS)
+    state = labs.up(directory, "simulated", tuning=TUNING)
     with router(state) as client:
         client.kept.more.insert_one({"_id": 1})
     state.faults.write_text("{}", encoding="utf-8")
@@ -364,7 +364,7 @@ def test_down_stops_keeps_data_and_wipes_on_request(directory: Path, tmp_path: P
     assert not state.faults.exists()
     assert not (directory / URI).exists()
     assert labs.down(directory) == []
-    again = labs.up(directory, "simulated", round_seconds=ROUND_SECONDS)
+    again = labs.up(directory, "simulated", tuning=TUNING)
     assert again.uri == state.uri
     with router(again) as client:
         assert client.kept.more.find_one({}) == {"_id": 1}

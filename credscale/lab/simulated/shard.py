@@ -194,6 +194,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--replica-set", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--role", choices=["shardsvr", "configsvr"], default="shardsvr")
+    parser.add_argument("--oplog-entries", type=int, default=50_000, help="how far the oplog reaches back")
     parser.add_argument("--server-version", help="pose as this release, such as 5.0.28, instead of SecantusDB's own")
     return parser.parse_args()
 
@@ -209,6 +210,7 @@ def main() -> None:
         storage_path=str(arguments.data),
         replica_set_name=arguments.replica_set,
         enable_test_commands=False,
+        oplog_max_entries=arguments.oplog_entries,  # SecantusDB reads its whole oplog for every question about it
         cache_size="256M",
     )
     shard = Shard(arguments, secantus.server.dispatch, server.storage)

@@ -16,7 +16,7 @@ from pymongo import MongoClient
 
 from credscale import lab as labs
 from credscale.core.journal import read_journal
-from credscale.testing import Faults, fresh_collection, wait_for
+from credscale.testing import TUNING, Faults, fresh_collection, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,6 +121,7 @@ _numbers = itertools.count()
 def stage(lab: LabState, tmp_path: Path) -> Iterator[Stage]:
     """Yield a stage whose balancer was on before; faults and leftovers are cleared afterwards."""
     made = Stage(lab, tmp_path)
+    made.client["config"]["settings"].delete_many({})
     made.client.admin.command("balancerStart")
     made.client["credscale"]["lease"].delete_many({})
     try:
@@ -129,7 +130,7 @@ def stage(lab: LabState, tmp_path: Path) -> Iterator[Stage]:
         made.faults.clear()
         made.client.drop_database(made.namespace.partition(".")[0])
         made.client.close()
-        labs.up(lab.directory)
+        labs.up(lab.directory, tuning=TUNING)
 
 
 def kill(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:

@@ -24,9 +24,9 @@ class Writer(threading.Thread):
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(daemon=True)
-        client: MongoClient[dict[str, Any]] = MongoClient(stage.lab.uri)
+        self.client: MongoClient[dict[str, Any]] = MongoClient(stage.lab.uri)
         database, _, name = stage.namespace.partition(".")
-        self.collection = client[database][name]
+        self.collection = self.client[database][name]
         self.present: dict[Any, int] = {}
         self.gone: set[Any] = set()
         self.counts = {"inserted": 0, "updated": 0, "deleted": 0}
@@ -67,6 +67,7 @@ def test_concurrent_change_is_no_loss(stage: Stage) -> None:
     finally:
         writer.halt.set()
         writer.join(30)
+        writer.client.close()
     assert code == 0, out
     assert writer.errors == []
     assert all(count > 10 for count in writer.counts.values()), writer.counts
@@ -91,6 +92,7 @@ def test_loss_is_found_among_concurrent_change(stage: Stage) -> None:
     finally:
         writer.halt.set()
         writer.join(30)
+        writer.client.close()
     assert code == 1, out
     output = next(
         event["output"] for event in stage.journals()[-1] if event.get("step") == "verify_digest" and "output" in event

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.scenarios.lab.conftest import DEADLINE, ROOT, Stage
+from credscale.core.lock import machine
+from tests.scenarios.lab.conftest import DEADLINE, Stage
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
 
@@ -25,11 +25,12 @@ def test_a_second_run_on_the_same_machine_is_refused(stage: Stage) -> None:
     assert first.returncode == 0, out
 
 
-def lease(host: str, seconds: float) -> dict[str, object]:
+def lease(machine_id: str, seconds: float) -> dict[str, object]:
     holder = {
         "run": "20261123T020000Z-abcdef",
         "operator": "mallory",
-        "host": host,
+        "host": "elsewhere",
+        "machine": machine_id,
         "pid": 4711,
         "process_started": 1.5,
     }
@@ -41,16 +42,16 @@ def test_a_lease_of_another_machine_refuses(stage: Stage) -> None:
     leases.replace_one({"_id": "run"}, lease("other-host", 60), upsert=True)
     code, out = stage.run("--in-process")
     assert code == 3, out
-    assert "mallory on other-host" in " ".join(out.split())
+    assert "mallory on elsewhere" in " ".join(out.split())
     assert stage.state()["key"] == {}
     code, answer = stage.json("--in-process")
     assert (code, answer["status"], answer["changes"]) == (3, "refused", 0)
     leases.delete_many({})
 
 
-@pytest.mark.parametrize(("host", "seconds"), [("other-host", -1.0), (socket.gethostname(), 60.0)])
-def test_a_stale_lease_is_taken_over_with_a_note(stage: Stage, host: str, seconds: float) -> None:
-    stage.client["credscale"]["lease"].replace_one({"_id": "run"}, lease(host, seconds), upsert=True)
+@pytest.mark.parametrize(("machine_id", "seconds"), [("other-host", -1.0), (machine(), 60.0)])
+def test_a_stale_lease_is_taken_over_with_a_note(stage: Stage, machine_id: str, seconds: float) -> None:
+    stage.client["credscale"]["lease"].replace_one({"_id": "run"}, lease(machine_id, seconds), upsert=True)
     code, out = stage.run("--in-process")
     assert code == 0, out
     notes = [event["text"] for event in stage.journals()[-1] if event["event"] == "note"]
@@ -65,4 +66,3 @@ def test_a_killed_operators_balancer_is_put_back_by_the_next_one(stage: Stage) -
     code, out = stage.run("--in-process")
     assert code == 0, out
     assert stage.state()["mode"] == "full"
-    assert ROOT.is_dir()
