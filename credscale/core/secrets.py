@@ -59,11 +59,15 @@ class Secrets:
         for _, password in _URI_PASSWORD.findall(uri):
             self._values |= {password, unquote_plus(password)}
 
+    @property
+    def values(self) -> frozenset[str]:
+        """Every resolved value that is long enough to be hidden."""
+        return frozenset(value for value in self._values if len(value) >= _SHORTEST)
+
     def mask(self, text: str) -> str:
         """Return the text with every resolved value and every password in a connection string hidden."""
-        for value in sorted(self._values, key=len, reverse=True):
-            if len(value) >= _SHORTEST:
-                text = text.replace(value, MASK)
+        for value in sorted(self.values, key=len, reverse=True):
+            text = text.replace(value, MASK)
         return _URI_PASSWORD.sub(lambda match: f"{match[1]}:{MASK}@", text)
 
 

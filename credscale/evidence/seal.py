@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.errors import CredscaleError
 from credscale.core.journal import read_journal
 from credscale.evidence import html, manifest, notebook, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
+    from credscale.core.secrets import Secrets
     from credscale.core.step import Result
     from credscale.evidence.manifest import SigningKey
 
 
-def seal(folder: Path, mask: Callable[[str], str], key: SigningKey, results: list[Result] | None = None) -> None:
+def seal(folder: Path, secrets: Secrets, key: SigningKey, results: list[Result] | None = None) -> None:
     """Turn a finished run's folder into evidence.
 
     Args:
         folder: the artifact folder with its journal.
-        mask: hides secrets.
+        secrets: hides the secrets; none of them may be left.
         key: signs the manifest.
         results: the results of a run without a kernel; they become the executed notebook's outputs.
     """
     events = list(read_journal(folder / "journal.jsonl"))
     _finish_notebook(folder, events, results)
-    redact.redact_folder(folder, mask)
+    redact.redact_folder(folder, secrets.mask)
     html.render(folder)
+    leaking = redact.find_secrets(folder, secrets.values)
+    if leaking:
+        names = ", ".join(path.name for path in leaking)
+        raise CredscaleError(
+            f"a secret stands in {names} of {folder}. It was not signed; do not pass it on"
+        )
     manifest.write_manifest(folder, _info(events))
     manifest.sign(folder, key)
 

@@ -1,4 +1,4 @@
-"""The mask of a whole environment: every secret that it refers to, resolved as far as possible."""
+"""Every secret of an environment, resolved as far as possible, so that none of them is shown by accident."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from credscale.core.errors import EnvironmentInvalid, MissingExtra
 from credscale.core.secrets import Secrets, is_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from credscale.core.environment import Environment
 
 
-def mask_for(environment: Environment, secrets: Secrets) -> Callable[[str], str]:
-    """Return a mask that hides every secret of an environment.
+def secrets_of(environment: Environment) -> Secrets:
+    """Return secrets that hide everything that an environment refers to, whether a run has needed it or not.
 
-    A reference that cannot be resolved here was not resolved by the run either, so nothing of it can have leaked.
+    A reference that cannot be resolved here cannot be resolved by the run either, so nothing of it can leak.
 
     Args:
         environment: its references are resolved.
-        secrets: remembers the values.
     """
+    secrets = Secrets()
     for reference in _references(environment.model_dump(mode="json")):
         try:
             secrets.resolve(reference)
         except (EnvironmentInvalid, MissingExtra):
             continue
-    return secrets.mask
+    return secrets
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -15,10 +15,12 @@ from rich.console import Console
 from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, Refused, RunFailed, UnknownTarget
 from credscale.core.journal import read_journal, run_status, to_json
 from credscale.core.lock import lock_file
+from credscale.core.secrets import Secrets
 from credscale.core.signals import uninterrupted
 from credscale.core.step import mark_of
 from credscale.evidence.keys import load_or_create_key
 from credscale.frontends import policy
+from credscale.frontends.masking import secrets_of
 from credscale.frontends.progress import RunView
 from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
 
@@ -54,11 +56,11 @@ def run(runbook: Runbook, flags: Flags) -> int:
     console = Console(stderr=flags.json, highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
     folder: Path | None = None
-    text = ""
+    text, secrets = "", Secrets()
     try:
         key = load_or_create_key()  # before anything else: a run that could not be signed is not started
         request = _prepare(runbook, flags, console)
-        folder = request.folder
+        folder, secrets = request.folder, secrets_of(request.environment)
         code, status = _run_locked(request, flags, console, key)
     except (EnvironmentInvalid, UnknownTarget, MissingExtra) as error:
         code, status, text = INVALID, "invalid", str(error)
@@ -68,7 +70,7 @@ def run(runbook: Runbook, flags: Flags) -> int:
         code, status, text = FAILED, "failed", str(error)
     except KeyboardInterrupt:
         code, status, text = FAILED, "interrupted", "interrupted by the operator"
-    changes = _changes_in(folder)
+    changes, text = _changes_in(folder), secrets.mask(text)
     if text:
         _say_problem(console, runbook, flags, text, changes)
         if folder is not None and not changes:
@@ -203,12 +205,10 @@ def _seal_and_tell(
     request: Request, flags: Flags, console: Console, key: SigningKey, results: list[Any] | None = None
 ) -> tuple[int, str]:
     """Turn the folder into evidence, print the last lines, return exit code and status."""
-    from credscale.core.secrets import Secrets
     from credscale.evidence.seal import seal
-    from credscale.frontends.masking import mask_for
 
     with uninterrupted(drop=True):
-        seal(request.folder, mask_for(request.environment, Secrets()), key, results)
+        seal(request.folder, secrets_of(request.environment), key, results)
     events = list(read_journal(request.folder / JOURNAL))
     status = run_status(events)
     _tell(console, request, flags, events, status)

@@ -22,7 +22,7 @@ from credscale.core.context import Context
 from credscale.core.errors import ConnectFailed, CredscaleError, Refused
 from credscale.core.journal import Journal
 from credscale.core.lock import Lease, MemoryLease, MongoLease, PlanLease, kept_in
-from credscale.core.secrets import Secrets
+from credscale.frontends.masking import secrets_of
 
 if TYPE_CHECKING:
     from credscale.core.environment import Environment
@@ -84,7 +84,7 @@ def open_context(request: Request, *, dry_run: bool = False, journal: str = JOUR
         dry_run: plan only.
         journal: file name in the run's folder.
     """
-    secrets = Secrets()
+    secrets = secrets_of(request.environment)
     return Context(
         request.environment,
         Journal(request.folder / journal, secrets.mask),
