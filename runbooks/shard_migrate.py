@@ -59,7 +59,9 @@ def shard_migrate(
     #
     # The cluster, the collection and the shard key are checked, then the room on every shard.
     preflight(ctx, namespace=namespace, shard_key=shard_key, chunk_size_mb=chunk_size_mb, window=window)
-    verify_disk(ctx, namespace=namespace, backup_directory=backup_directory, shard_key=shard_key)
+    verify_disk(
+        ctx, namespace=namespace, backup_directory=backup_directory, shard_key=shard_key, restore_sample=restore_sample
+    )
     # ## A backup that is known to restore
     #
     # Its digest is the baseline of the proof at the end. A verified backup of the same data is not taken again.

@@ -39,6 +39,7 @@ __all__ = [
     "Manifest",
     "dump",
     "find_backups",
+    "majority_time",
     "mark",
     "mongodump_path",
     "read_documents",
@@ -105,27 +106,31 @@ def dump(
     try:
         reading = _read(collection, folder, entry, access, on_progress)
         files.publish(folder)
-        manifest = Manifest(
-            folder=folder,
-            engine=reading.engine,
-            namespace=facts.namespace,
-            cluster_id=facts.cluster_id,
-            collection_uuid=facts.collection_uuid,
-            sharded_at_start=facts.sharded,
-            started=started,
-            finished=now(),
-            operation_time_start=reading.since,
-            operation_time_end=reading.until,
-            documents=reading.survey.digest.documents,
-            bytes=reading.survey.bytes,
-            files=_file_facts(folder, facts.namespace, reading.survey),
-            digest=reading.survey.digest,
-        )
+        manifest = _manifest(folder, facts, started, reading)
         files.write_json(folder / MANIFEST, manifest.to_json())
     except BaseException as error:
         _clean_up(folder, needed, error)
         raise
     return manifest
+
+
+def _manifest(folder: Path, facts: BackupFacts, started: str, reading: _Reading) -> Manifest:
+    return Manifest(
+        folder=folder,
+        engine=reading.engine,
+        namespace=facts.namespace,
+        cluster_id=facts.cluster_id,
+        collection_uuid=facts.collection_uuid,
+        sharded_at_start=facts.sharded,
+        started=started,
+        finished=now(),
+        operation_time_start=reading.since,
+        operation_time_end=reading.until,
+        documents=reading.survey.digest.documents,
+        bytes=reading.survey.bytes,
+        files=_file_facts(folder, facts.namespace, reading.survey),
+        digest=reading.survey.digest,
+    )
 
 
 def verify(folder: Path, on_progress: Progress | None = None) -> Manifest:
@@ -240,7 +245,7 @@ def _read(
 ) -> _Reading:
     program = mongodump_path() if access is not None else None
     with collection.database.client.start_session(causal_consistency=True) as session:
-        since = _majority_time(collection, session)
+        since = majority_time(collection, session)
         if access is not None and program is not None:
             namespace = collection.full_name
             run_mongodump(program, access, namespace, folder / files.PARTIAL, on_progress=on_progress)
@@ -249,7 +254,7 @@ def _read(
         else:
             survey = _dump_native(collection, folder, entry, session, on_progress)
         engine = "native" if program is None else "mongodump"
-        return _Reading(engine, since, _majority_time(collection, session), survey)
+        return _Reading(engine, since, majority_time(collection, session), survey)
 
 
 def _dump_native(
@@ -280,7 +285,7 @@ def _dump_native(
     return files.Survey(digester.bytes, whole.hexdigest(), digester.digest())
 
 
-def _majority_time(collection: Collection[Any], session: ClientSession) -> Timestamp | None:
+def majority_time(collection: Collection[Any], session: ClientSession) -> Timestamp | None:
     """Return a time such that what is not yet readable at majority has a later one in the oplog.
 
     A plain reply names the last write applied, which a majority read need not see yet; a majority read names the state

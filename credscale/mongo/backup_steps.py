@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, step
 from credscale.mongo import facts
+from credscale.mongo.leftovers import leftovers, new_folder, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from bson import Timestamp
+    from pymongo.client_session import ClientSession
 
     from credscale.core.context import Context
     from credscale.mongo.backup import Access
@@ -42,13 +45,26 @@ class Target:
 
         return find_backups(self.root, self.namespace, self.cluster_id, self.uuid)
 
+    def from_before_sharding(self) -> Manifest | None:
+        """Return the newest verified backup from before a sharded collection was sharded: the only full baseline."""
+        found = self.backups() if self.sharded else []
+        return next((each for each in found if each.verified and not each.sharded_at_start), None)
+
+    def newest(self) -> Manifest | None:
+        """Return the newest finished backup of the collection in its present state; its data may be others."""
+        return next((each for each in self.backups() if each.sharded_at_start or not self.sharded), None)
+
+    def verified(self) -> Manifest | None:
+        """Return the backup to rely on: one from before the sharding, else the newest that was found whole."""
+        return self.from_before_sharding() or next((each for each in self.backups() if each.verified), None)
+
     def baseline(self) -> Manifest:
-        """Return the newest verified backup.
+        """Return the backup to compare with.
 
         Raises:
-            PreconditionFailed: there is none.
+            PreconditionFailed: there is no verified one.
         """
-        found = next((manifest for manifest in self.backups() if manifest.verified), None)
+        found = self.verified()
         if found is None:
             raise PreconditionFailed(
                 f"there is no verified backup of {self.namespace} under {self.root}. Run backup first, with the same "
@@ -78,14 +94,44 @@ def target_of(ctx: Context, namespace: str, backup_directory: str) -> Target:
     )
 
 
-def live_digest(ctx: Context, client: Client, namespace: str) -> Digest:
-    """Digest a collection as it is now, telling the progress."""
+def live_digest(ctx: Context, client: Client, namespace: str, session: ClientSession | None = None) -> Digest:
+    """Digest a collection as it is now, telling the progress.
+
+    Args:
+        ctx: the run.
+        client: a connection to mongos.
+        namespace: ``database.collection``.
+        session: a causally consistent session, to see at least what it has seen.
+    """
     from credscale.mongo.digest import digest_documents
     from credscale.mongo.scan import scan_raw
 
     name, coll = facts.split_namespace(namespace)
     size = facts.data_size(client, namespace)
-    return digest_documents(scan_raw(client[name][coll]), _progress(ctx, size.bytes))
+    return digest_documents(scan_raw(client[name][coll], session=session), _progress(ctx, size.bytes))
+
+
+def logical_time(client: Client, namespace: str) -> Timestamp | None:
+    """Return the time now, such that what is written from here on has a later one in the oplogs."""
+    from credscale.mongo.backup import majority_time
+
+    name, coll = facts.split_namespace(namespace)
+    with client.start_session(causal_consistency=True) as session:
+        return majority_time(client[name][coll], session)
+
+
+def timed_digest(ctx: Context, client: Client, namespace: str) -> tuple[Digest, Timestamp | None, Timestamp | None]:
+    """Digest a collection and return the logical times around it, as a backup has them.
+
+    What the digest may not have seen has a later time in the oplogs than the first one.
+    """
+    from credscale.mongo.backup import majority_time
+
+    name, coll = facts.split_namespace(namespace)
+    with client.start_session(causal_consistency=True) as session:
+        since = majority_time(client[name][coll], session)
+        digest = live_digest(ctx, client, namespace, session)
+        return digest, since, majority_time(client[name][coll], session)
 
 
 def _progress(ctx: Context, total: int) -> Callable[[int, int], None]:
@@ -96,23 +142,28 @@ def _progress(ctx: Context, total: int) -> Callable[[int, int], None]:
 def backup(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
     """Take a backup of the collection and verify it, unless a verified one of the same data is there.
 
-    Before the collection is sharded, "the same data" means an equal digest of every document. Once it is sharded, the
-    newest backup from before is the baseline of the migration under way and is kept: what writers did since is told
-    apart later by the oplogs.
+    Before the collection is sharded, "the same data" means an equal digest of every document; the oplogs then need to
+    reach back to this look only, not to the backup's beginning. Once it is sharded, the newest backup from before is
+    the baseline of the migration under way and is kept: what writers did since is told apart later by the oplogs.
+    Folders in which a killed run left a part of a dump are removed.
 
     Args:
         namespace: ``database.collection``.
         backup_directory: the folder on this machine that holds all backups.
     """
     target = target_of(ctx, namespace, backup_directory)
+    for leftover in leftovers(target.root):
+        what = f"remove the unfinished backup {leftover.folder} of a killed run ({leftover.bytes / 1e6:.1f} MB)"
+        ctx.apply(what, remove, leftover.folder)
     kept = _kept(ctx, target)
     if kept is not None:
-        reason = "is the baseline of the migration under way" if target.sharded else "holds the same data"
+        migrating = target.from_before_sharding() is not None
+        reason = "is the baseline of the migration under way" if migrating else "holds the same data"
         found = "a real run reads it again" if ctx.dry_run else "it was read again and found whole"
         return Finding(f"the backup {kept.folder} {reason}; {found}", _output(kept, "kept"))
     client = ctx.clients.mongo()
     size = facts.data_size(client, namespace)
-    folder = target.root / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    folder = new_folder(target.root)
     what = f"back up {namespace} ({size.documents} documents, {size.bytes / 1e6:.1f} MB) to {folder}"
     ctx.apply(what, _dump, ctx, client, target, folder, size.bytes)
     if ctx.planning:
@@ -125,30 +176,45 @@ def backup(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
 
 def _kept(ctx: Context, target: Target) -> Manifest | None:
     """Return the backup that makes a new one needless, after reading its files again."""
-    found = target.backups()
-    if target.sharded:
-        found = [manifest for manifest in found if manifest.verified and not manifest.sharded_at_start]
-    if not found or not (target.sharded or _same_data(ctx, target, found[0])):
+    before = target.from_before_sharding()
+    found = before if before is not None else target.newest()
+    times = None if found is None else {} if before is not None else _same_data(ctx, target, found)
+    if found is None or times is None:
         return None
     if ctx.dry_run:  # reading the files and noting the time in the manifest is for real runs
-        return found[0]
+        return found
     try:
-        return _verify(ctx, found[0].folder, found[0].bytes)
+        verified = _verify(ctx, found.folder, found.bytes)
     except VerificationFailed as problem:
-        if target.sharded:
+        if before is not None:
             raise
-        ctx.note(f"the backup {found[0].folder} is damaged, so a new one is taken: {problem}")
+        ctx.note(f"the backup {found.folder} is damaged, so a new one is taken: {problem}")
         return None
+    return _mark(found.folder, times) if times else verified
 
 
-def _same_data(ctx: Context, target: Target, manifest: Manifest) -> bool:
+def _same_data(ctx: Context, target: Target, manifest: Manifest) -> dict[str, Timestamp] | None:
+    """Return None when the live data differ; otherwise what the manifest's logical times may be moved up to.
+
+    Whatever was written before the look is either undone or in the backup, so the oplogs from there on explain all.
+    """
     client = ctx.clients.mongo()
-    if facts.data_size(client, target.namespace).documents != manifest.documents:
-        return False
+    # Once it is sharded, the size counts orphans too.
+    if not target.sharded and facts.data_size(client, target.namespace).documents != manifest.documents:
+        return None
     if ctx.dry_run:
-        ctx.note("the number of documents equals the newest backup's; a real run compares every document")
-        return True
-    return not live_digest(ctx, client, target.namespace).differing(manifest.digest)
+        ctx.note("whether the newest backup holds the same data is not looked at: a real run compares every document")
+        return {}
+    digest, since, until = timed_digest(ctx, client, target.namespace)
+    if digest.differing(manifest.digest):
+        return None
+    return {} if since is None or until is None else {"operation_time_start": since, "operation_time_end": until}
+
+
+def _mark(folder: Path, times: dict[str, Timestamp]) -> Manifest:
+    from credscale.mongo.backup import mark
+
+    return mark(folder, **times)
 
 
 def _dump(ctx: Context, client: Client, target: Target, folder: Path, needed: int) -> Manifest:
@@ -206,7 +272,7 @@ def restore_check(ctx: Context, *, namespace: str, backup_directory: str, sample
     client, coll = ctx.clients.mongo(), facts.split_namespace(namespace)[1]
     target, scratch = target_of(ctx, namespace, backup_directory), f"{SCRATCH_DATABASE}.{coll}"
     # A plan leaves the reading of a finished backup, which would verify it, to the real run.
-    manifest = next((found for found in target.backups() if found.verified or ctx.dry_run), None)
+    manifest = target.verified() or (target.newest() if ctx.dry_run else None)
     if manifest is None:
         ctx.require(False, PreconditionFailed(f"there is no verified backup under {target.root}. Run backup first"))
         ctx.apply(f"restore the backup into {scratch}, compare it and drop {scratch}", _restore)

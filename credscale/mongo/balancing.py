@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, step
-from credscale.mongo import facts
-from credscale.mongo.commands import MAX_TIME_EXPIRED, retrying, run, settings_collection
+from credscale.mongo import balancer_memory, facts
+from credscale.mongo.commands import MAX_TIME_EXPIRED, config_collection, retrying, run
 from credscale.mongo.distribution import distribution
 from credscale.mongo.monitoring import monitor_distribution
 from credscale.mongo.plan import Move, plan_migration
@@ -28,8 +28,7 @@ __all__ = [
     "stop_balancer",
 ]
 
-MEMORY = "balancer"
-STOP_MILLISECONDS = 60_000  # as mongosh does
+SWITCH_MILLISECONDS = 60_000  # as mongosh does
 ROUND_SECONDS = 1800.0  # a round ends with its migration, which may carry a chunk of 1 GB
 READ_BACK_SECONDS = 30.0
 
@@ -41,11 +40,12 @@ def stop_balancer(
     """Stop the balancer and wait for its last round.
 
     Within a migration, that is with a namespace, only if anything is left to change. Its mode and autosplit flag are
-    then remembered in the target before, so that ``restore_balancer`` puts them back even after this run was killed.
-    MongoDB 4.4 and later.
+    then remembered in the target before, so that ``restore_balancer`` puts them back even after this run was killed,
+    unless somebody else sets the balancer meanwhile. Without a namespace it is the operator's own will: the balancer
+    stays off, and what a migration had remembered is forgotten. MongoDB 4.4 and later.
 
     Args:
-        namespace: ``database.collection`` of the migration; empty stops the balancer for good.
+        namespace: for use within a migration only: its ``database.collection``; empty stops the balancer for good.
         shard_key: such as ``createdAt:hashed,userId:1``.
         chunk_size_mb: the wanted chunk size in MB.
         window: the wanted window ``HH:MM-HH:MM`` in the config primary's local time; empty leaves it as it is.
@@ -59,6 +59,8 @@ def stop_balancer(
         moves = plan_migration(migration_state(client, namespace, shard_key), wanted)
         output["plan"] = [str(move) for move in moves]
         needed = Move.STOP_BALANCER in moves
+    elif not ctx.dry_run:
+        balancer_memory.forget(ctx)
     if not needed:
         reason = "it is off already" if settings.is_off else "there is nothing to change that it would disturb"
         return Finding(f"the balancer was left as it is: {reason}", output)
@@ -67,26 +69,23 @@ def stop_balancer(
     ctx.wait_until("the balancer is off and in no round", lambda: _is_off(client), ROUND_SECONDS)
     if ctx.planning:
         return Finding("the balancer would be stopped before anything else is changed", output)
+    if namespace:
+        balancer_memory.left(ctx, "off")
     return Finding("the balancer is off and its last round is over", output | {"mode": "off"})
 
 
 def _stop(ctx: Context, client: Client, *, remember: bool) -> None:
     if remember:
-        _remember(ctx, client)
-    _switch(client, {"balancerStop": 1, "maxTimeMS": STOP_MILLISECONDS})
+        balancer_memory.remember(ctx, balancer_settings(client))
+    _switch(client, "balancerStop")
 
 
-def _remember(ctx: Context, client: Client) -> None:
-    settings = balancer_settings(client)
-    ctx.lease.remember(MEMORY, {"mode": settings.mode, "autosplit": settings.autosplit})
-
-
-def _switch(client: Client, command: dict[str, Any]) -> None:
+def _switch(client: Client, command: str) -> None:
     """Run balancerStop or balancerStart; a timeout means that the setting is kept and the round goes on (§1.4)."""
     from pymongo.errors import OperationFailure
 
     try:
-        run(client, "admin", command)
+        run(client, "admin", {command: 1, "maxTimeMS": SWITCH_MILLISECONDS})
     except OperationFailure as error:
         if error.code != MAX_TIME_EXPIRED:
             raise
@@ -164,7 +163,7 @@ def set_balancer_window(ctx: Context, *, window: str) -> Finding:
 
 
 def _set(client: Client, document: str, values: dict[str, Any]) -> None:
-    settings = settings_collection(client)
+    settings = config_collection(client, "settings")
     retrying(lambda: settings.update_one({"_id": document}, {"$set": values}, upsert=True))
 
 
@@ -177,17 +176,20 @@ def start_balancer(ctx: Context, *, namespace: str = "") -> Finding:
     """Start the balancer.
 
     Within a migration, that is with a namespace, only while the collection's data do not lie evenly yet; its mode from
-    before is then remembered in the target for ``restore_balancer``.
+    before is then remembered in the target for ``restore_balancer``. Without a namespace it is the operator's own will:
+    the balancer stays on, and what a migration had remembered is forgotten.
 
     The settings must be readable for the server: with a malformed window balancerStart fails on 4.4, and written
     later the window stops all balancing while the mode stays full (measured, §1.5).
 
     Args:
-        namespace: ``database.collection`` of the migration; empty starts the balancer for good.
+        namespace: for use within a migration only: its ``database.collection``; empty starts the balancer for good.
     """
     client = ctx.clients.mongo()
     settings = balancer_settings(client)
     sharded = facts.sharded_collection(client, namespace) if namespace else None
+    if not namespace and not ctx.dry_run:
+        balancer_memory.forget(ctx)
     if not namespace and settings.mode == "full" and not settings.problems:
         return Finding("the balancer is on already and its settings are valid", {"mode": "full"})
     problem = PreconditionFailed(f"{namespace} is not sharded. Run shard_collection first")
@@ -203,6 +205,8 @@ def start_balancer(ctx: Context, *, namespace: str = "") -> Finding:
     ctx.wait_until("the balancer is on with valid settings", lambda: _is_on(client), READ_BACK_SECONDS)
     if ctx.planning:
         return Finding("the balancer would be started once the collection is sharded", {"mode": settings.mode})
+    if namespace:
+        balancer_memory.left(ctx, "full")
     return Finding("the balancer is on and its settings are valid", {"mode": "full"})
 
 
@@ -221,8 +225,8 @@ def _refuse_blocked(settings: BalancerSettings, sharded: facts.ShardedCollection
 
 def _start(ctx: Context, client: Client, *, remember: bool) -> None:
     if remember:
-        _remember(ctx, client)
-    run(client, "admin", {"balancerStart": 1, "maxTimeMS": STOP_MILLISECONDS})
+        balancer_memory.remember(ctx, balancer_settings(client))
+    _switch(client, "balancerStart")
 
 
 def _is_on(client: Client) -> tuple[bool, str]:
@@ -236,16 +240,36 @@ def restore_balancer(ctx: Context) -> Finding:
     """Put the balancer's mode and autosplit flag back as they were before a run changed them.
 
     What they were is remembered in the target, so this also puts back what a killed run left behind. Window and chunk
-    size are wanted results and stay.
+    size are wanted results and stay. Nothing is put back while a shardCollection may be half done, nor where somebody
+    else has set the balancer since.
     """
-    kept = ctx.lease.recall(MEMORY)
+    kept = ctx.lease.recall(balancer_memory.BEFORE)
     if kept is None:
         return Finding("nothing to put back: no run has changed the balancer")
-    client = ctx.clients.mongo()
+    client, reason = ctx.clients.mongo(), balancer_memory.reason_to_keep_off(ctx)
     settings = balancer_settings(client)
     mode, autosplit = str(kept["mode"]), bool(kept["autosplit"])
-    if settings.mode != mode:
-        ctx.apply(f"put the balancer back to {mode} (is {settings.mode})", _set_mode, client, mode)
+    if reason:
+        return Finding(
+            f"the balancer was left {settings.mode} and not put back to {mode}: {reason}. Run the migration again, or "
+            f"once that is settled: invoke mongo.restore-balancer --env {ctx.environment.name}",
+            {"mode": settings.mode, "kept": mode, "reason": reason},
+        )
+    if balancer_memory.changed_since(ctx, settings.mode):
+        if not ctx.dry_run:
+            balancer_memory.forget(ctx)
+        return Finding(f"the balancer was left {settings.mode}: somebody else has set it so since the run did")
+    _put_back(ctx, client, settings.mode, mode, autosplit=autosplit)
+    if not ctx.dry_run:
+        balancer_memory.forget(ctx)
+    verb = "would be" if ctx.planning else "is"
+    summary = f"the balancer {verb} {mode} again, as before the run"
+    return Finding(summary, {"mode": mode, "autosplit": autosplit, "found": settings.mode})
+
+
+def _put_back(ctx: Context, client: Client, found_mode: str, mode: str, *, autosplit: bool) -> None:
+    if found_mode != mode:
+        ctx.apply(f"put the balancer back to {mode} (is {found_mode})", _set_mode, client, mode)
     # balancerStart and balancerStop also write autosplit, so it is looked at after them.
     if (found := balancer_settings(client)).autosplit != autosplit:
         ctx.apply(
@@ -259,18 +283,13 @@ def restore_balancer(ctx: Context) -> Finding:
     ctx.wait_until(
         f"mode {mode}, autosplit {autosplit}", lambda: _seen(_kept_values(client), wanted), READ_BACK_SECONDS
     )
-    if not ctx.dry_run:
-        ctx.lease.forget(MEMORY)
-    verb = "would be" if ctx.planning else "is"
-    summary = f"the balancer {verb} {mode} again, as before the run"
-    return Finding(summary, {"mode": mode, "autosplit": autosplit, "found": settings.mode})
 
 
 def _set_mode(client: Client, mode: str) -> None:
     if mode == "full":
-        run(client, "admin", {"balancerStart": 1, "maxTimeMS": STOP_MILLISECONDS})
+        _switch(client, "balancerStart")
     elif mode == "off":
-        _switch(client, {"balancerStop": 1, "maxTimeMS": STOP_MILLISECONDS})
+        _switch(client, "balancerStop")
     else:  # autoSplitOnly has no command; the server itself writes it so (S44)
         _set(client, "balancer", {"mode": mode, "stopped": False})
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from credscale.mongo.facts import supporting_index, version_numbers
+from credscale.mongo.known_bugs import UNIQUE_COLLATION, bugs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from credscale.mongo.facts import Collection, Database, DataSize, Index, Key, Shard, ShardedCollection
+    from credscale.mongo.members import OplogWindow
     from credscale.mongo.settings import BalancerSettings
 
 Severity = Literal["stop", "warn", "note", "ok"]
@@ -19,6 +21,8 @@ MOST_INDEXES = 64
 DUE_BYTES = 100 * 10**9  # the guide's threshold
 MISSING_SHARE = 0.001
 OLDEST = (4, 4)
+LEAST_OPLOG_HOURS, SHORTEST_OPLOG_HOURS = 24.0, 2.0
+PASS_BYTES = 20e6  # a second: one pass of backup or digest over a slow network
 
 
 @dataclass(frozen=True)
@@ -33,33 +37,6 @@ class Check:
     def row(self) -> dict[str, Any]:
         """Return the table row."""
         return {"check": self.check, "severity": self.severity, "finding": self.finding, "remedy": self.remedy}
-
-
-@dataclass(frozen=True)
-class KnownBug:
-    """A server bug that matters for this operation: versions from (inclusive) to (exclusive) of one line."""
-
-    ticket: str
-    first: tuple[int, ...]
-    fixed: tuple[int, ...]
-    effect: str
-    loses_data: bool = False
-
-
-_LOST_WRITES = "a migration can lose writes of prepared transactions"
-
-# Release notes and JIRA (reference §8.1); only rows whose fixing release is known.
-KNOWN_BUGS = (
-    KnownBug("WT-7995", (4, 4, 2), (4, 4, 9), "data loss after an unclean shutdown", loses_data=True),
-    KnownBug("SERVER-71219", (4, 4, 0), (4, 4, 19), _LOST_WRITES, loses_data=True),
-    KnownBug("SERVER-71219", (5, 0, 0), (5, 0, 15), _LOST_WRITES, loses_data=True),
-    KnownBug("SERVER-71219", (6, 0, 0), (6, 0, 5), _LOST_WRITES, loses_data=True),
-    KnownBug("SERVER-78414", (6, 0, 0), (6, 0, 8), "a migration can miss writes among transactions", loses_data=True),
-    KnownBug("SERVER-63203", (4, 4, 0), (4, 4, 13), "a chunk with more than 8192 split points never splits"),
-    KnownBug("SERVER-56127", (4, 4, 0), (4, 4, 17), "a retryable update can be executed twice after a migration"),
-    KnownBug("SERVER-68511", (5, 0, 0), (5, 0, 11), "movePrimary can leave inconsistent metadata"),
-    KnownBug("WT-8395", (5, 0, 0), (5, 0, 6), "corruption after an upgrade from 4.4.3 or 4.4.4"),
-)  # fmt: skip
 
 
 def versions(found: Mapping[str, str], *, rehearsal: bool) -> list[Check]:
@@ -77,12 +54,91 @@ def versions(found: Mapping[str, str], *, rehearsal: bool) -> list[Check]:
     if version_numbers(listed[0])[:2] < OLDEST:
         rows.append(Check("versions", "stop", f"{listed[0]} has no compound hashed keys", "upgrade to 4.4 or later"))
     for version in listed:
-        for bug in KNOWN_BUGS:
-            if bug.first <= version_numbers(version) < bug.fixed:
-                severity: Severity = "stop" if bug.loses_data and not rehearsal else "warn"
-                fixed = ".".join(str(part) for part in bug.fixed)
-                rows.append(Check(f"version {version}", severity, f"{bug.ticket}: {bug.effect}", f"upgrade to {fixed}"))
-    return rows if rows else [Check("versions", "ok", ", ".join(listed))]
+        for bug in bugs_of(version_numbers(version)):
+            severity: Severity = "warn" if bug.severity == "stop" and rehearsal else bug.severity
+            rows.append(Check(f"version {version}", severity, f"{bug.ticket}: {bug.effect}", bug.remedy))
+    good = all(row.severity == "note" for row in rows)
+    return [Check("versions", "ok", ", ".join(listed)), *rows] if good else rows
+
+
+def compatibility(found: Mapping[str, Mapping[str, Any]]) -> list[Check]:
+    """Judge the feature compatibility versions of shard members (reference §5 row 3).
+
+    Args:
+        found: the document of featureCompatibilityVersion by member.
+    """
+    rows = []
+    for member, document in sorted(found.items()):
+        other = document.get("targetVersion") or document.get("previousVersion")
+        if other:
+            seen = f"{member} is on its way between {document.get('version')} and {other}"
+            rows.append(
+                Check("compatibility", "stop", seen, "finish setFeatureCompatibilityVersion: no chunk can move")
+            )
+    said = {str(document.get("version")) for document in found.values()}
+    if len(said) > 1:
+        text = ", ".join(f"{member} {document.get('version')}" for member, document in sorted(found.items()))
+        rows.append(
+            Check("compatibility", "stop", f"different: {text}", "run setFeatureCompatibilityVersion by mongos")
+        )
+    old = sorted(version for version in said if version_numbers(version)[:2] < OLDEST)
+    if old:
+        remedy = "run setFeatureCompatibilityVersion 4.4 or later by mongos"
+        rows.append(Check("compatibility", "stop", f"{old[0]} has no compound hashed keys", remedy))
+    return rows if rows or not found else [Check("compatibility", "ok", ", ".join(said))]
+
+
+def oplog(shard: str, window: OplogWindow, wanted_hours: float, *, rehearsal: bool) -> Check:
+    """Judge how far an oplog reaches back: the proof at the end needs it to reach back to the backup.
+
+    An oplog that has hardly filled is short because it is young, and no measure of what it will hold.
+
+    Args:
+        shard: its name.
+        window: the oplog.
+        wanted_hours: how long backup, moves and proof may take together.
+        rehearsal: whether this is a lab, whose data are soon made anew.
+    """
+    reach = f"the oplog of {shard} reaches back {window.hours:.1f} hours"
+    if window.is_young:
+        fill = "" if window.fill is None else f", {window.fill:.0%} of it is filled"
+        return Check("oplog", "ok", f"{reach}, to its beginning{fill}")
+    if window.hours >= wanted_hours:
+        return Check("oplog", "ok", reach)
+    severity: Severity = "stop" if window.hours < SHORTEST_OPLOG_HOURS else "warn"
+    remedy = "enlarge it with replSetResizeOplog: without it nobody can tell writers' changes from losses"
+    return Check("oplog", "note" if rehearsal else severity, f"{reach}, this may take {wanted_hours:.0f}", remedy)
+
+
+def wanted_oplog_hours(size: DataSize) -> float:
+    """Return how far oplogs should reach back: a day, or three times what one pass over the data takes."""
+    return max(LEAST_OPLOG_HOURS, 3 * size.bytes / PASS_BYTES / 3600)
+
+
+def running(operations: Sequence[tuple[str, Mapping[str, Any]]], namespace: str, key: Key) -> list[Check]:
+    """Judge what is being done to the collection: what an earlier run of this migration began may go on.
+
+    Args:
+        operations: name and command of each, as ``operations.changes_on`` gives them.
+        namespace: ``database.collection``.
+        key: the wanted shard key.
+    """
+    rows = []
+    for name, command in operations:
+        if _is_ours(command, key):
+            text = f"{name} on {namespace} with the wanted key is under way: an earlier run began it"
+            rows.append(Check("operations", "note", text, "the step that needs it waits for it"))
+        else:
+            rows.append(Check("operations", "stop", f"{name} on {namespace} is under way", "wait until it is done"))
+    return rows
+
+
+def _is_ours(command: Mapping[str, Any], key: Key) -> bool:
+    wanted = list(key.items())
+    keys = [index.get("key", {}) for index in command.get("indexes", [])]
+    if not keys:
+        keys = [command.get("key") or command.get("shardKey") or {}]
+    return all(list(found.items()) == wanted for found in keys)
 
 
 def topology(is_mongos: bool, shards: Sequence[Shard]) -> list[Check]:
@@ -152,6 +208,9 @@ def indexes(found: Sequence[Index], key: Key) -> list[Check]:
         if index.unique and names[0] != "_id" and names[: len(fields)] != fields:
             seen = f"the unique index {index.name} does not start with {', '.join(fields)}"
             rows.append(Check("indexes", "stop", seen, "drop it or make it non-unique; sharded data can't enforce it"))
+        elif index.unique and index.collation != "simple":
+            seen = f"the unique index {index.name} has the collation {index.collation}"
+            rows.append(Check("indexes", "warn", seen, f"see the {UNIQUE_COLLATION}: upgrade, or look for duplicates"))
         if index.ttl is not None:
             seen = f"the TTL index {index.name} deletes documents meanwhile"
             rows.append(Check("indexes", "warn", seen, "counts drift; the oplogs explain the deletions"))
@@ -220,11 +279,21 @@ def _kind_at(document: Mapping[str, Any], path: str) -> str:
 _TYPES = {"datetime": "date", "str": "string", "int": "number", "Int64": "number", "float": "number", "bool": "bool"}
 
 
-def settings(found: BalancerSettings, moving: Sequence[str], jumbo: Mapping[str, int]) -> list[Check]:
-    """Judge the balancer's settings and what it does at the moment."""
+def settings(found: BalancerSettings, moving: Mapping[str, str], jumbo: Mapping[str, int], ours: str) -> list[Check]:
+    """Judge the balancer's settings and what it does at the moment.
+
+    Args:
+        found: the settings.
+        moving: the chunks that move, in words by collection.
+        jumbo: jumbo chunks by shard.
+        ours: the collection of this migration.
+    """
     rows = [Check("settings", "stop", problem, "correct config.settings") for problem in found.problems]
-    if moving:
-        rows.append(Check("migrations", "stop", f"chunks are moving: {', '.join(moving)}", "wait until they are done"))
+    for namespace, move in sorted(moving.items()):
+        # A shard takes part in one migration at a time, and a round ends with its migrations.
+        severity: Severity = "note" if namespace == ours else "warn"
+        remedy = "" if namespace == ours else "stop_balancer waits for it, up to half an hour"
+        rows.append(Check("migrations", severity, f"a chunk of {namespace} moves: {move}", remedy))
     marked = ", ".join(f"{shard} {count}" for shard, count in sorted(jumbo.items()))
     if marked:
         rows.append(Check("jumbo", "warn", f"jumbo chunks: {marked}", "the balancer does not move them: split them"))

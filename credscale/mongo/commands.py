@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from pymongo import MongoClient
-    from pymongo.collection import Collection
+    from pymongo.collection import Collection as MongoCollection
 
     Client = MongoClient[dict[str, Any]]
 
@@ -17,11 +17,15 @@ T = TypeVar("T")
 DEADLINE = 90.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
-# 6 HostUnreachable, 7 HostNotFound, 46 LockBusy, 89 NetworkTimeout, 91 ShutdownInProgress, 117
-# ConflictingOperationInProgress, 133 FailedToSatisfyReadPreference (mongos while a shard elects), 189
-# PrimarySteppedDown, 10107 NotWritablePrimary, 11600 InterruptedAtShutdown, 11602 InterruptedDueToReplStateChange,
-# 13435 NotPrimaryNoSecondaryOk: all pass by themselves.
-RETRYABLE = frozenset({6, 7, 46, 89, 91, 117, 133, 189, 10107, 11600, 11602, 13435})
+# 46 LockBusy, 117 ConflictingOperationInProgress: somebody else, or our own lost command, is at work there.
+BUSY = frozenset({46, 117})
+# 6 HostUnreachable, 7 HostNotFound, 89 NetworkTimeout, 91 ShutdownInProgress, 133 FailedToSatisfyReadPreference (mongos
+# while a shard elects), 189 PrimarySteppedDown, 262 ExceededTimeLimit, 10107 NotWritablePrimary, 11600
+# InterruptedAtShutdown, 11602 InterruptedDueToReplStateChange, 13388 StaleConfig, 13435 NotPrimaryNoSecondaryOk, 13436
+# NotPrimaryOrSecondary: all pass by themselves.
+RETRYABLE = BUSY | {6, 7, 89, 91, 133, 189, 262, 10107, 11600, 11602, 13388, 13435, 13436}
+# 43 CursorNotFound, 175 QueryPlanKilled, 237 CursorKilled: the cursor is gone, and a new one goes on where it was.
+CURSOR_LOST = RETRYABLE | {43, 175, 237}
 MAX_TIME_EXPIRED = 50
 
 
@@ -66,17 +70,28 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
         pause = min(LONGEST_PAUSE, pause * 2)
 
 
-def is_passing(error: BaseException) -> bool:
-    """Tell whether an error goes away by itself: a lost connection, an election, a lock."""
+def is_passing(error: BaseException, codes: Collection[int] = RETRYABLE) -> bool:
+    """Tell whether an error goes away by itself: a lost connection, an election, a lock.
+
+    Args:
+        error: what was raised.
+        codes: the server's error codes that count as passing.
+    """
     from pymongo.errors import ConnectionFailure, OperationFailure
 
     if isinstance(error, OperationFailure):
-        return error.code in RETRYABLE
+        return error.code in codes
     return isinstance(error, ConnectionFailure)
 
 
-def settings_collection(client: Client) -> Collection[dict[str, Any]]:
-    """Return config.settings for reading and for writing with majority."""
-    from pymongo import WriteConcern
+def config_collection(client: Client, name: str) -> MongoCollection[dict[str, Any]]:
+    """Return a collection of the database config, read and written with majority.
 
-    return client["config"].get_collection("settings", write_concern=WriteConcern("majority", wtimeout=30_000))
+    What is read back must not be what a failover of the config servers takes away again.
+    """
+    from pymongo import WriteConcern
+    from pymongo.read_concern import ReadConcern
+
+    return client["config"].get_collection(
+        name, read_concern=ReadConcern("majority"), write_concern=WriteConcern("majority", wtimeout=30_000)
+    )

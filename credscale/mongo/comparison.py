@@ -6,12 +6,18 @@ import dataclasses
 import time
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.clients import LONG_SECONDS
 from credscale.mongo import facts
 from credscale.mongo.members import first_answering
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bson import Timestamp
+
     from credscale.core.context import Context
     from credscale.mongo.backup_manifest import Manifest
     from credscale.mongo.commands import Client
@@ -104,12 +110,12 @@ def _explained(ctx: Context, manifest: Manifest, buckets: list[int]) -> Comparis
     """
     from credscale.mongo.oplog import explain
 
-    client, suspects = ctx.clients.mongo(), None
+    client, suspects, complete = ctx.clients.mongo(), None, _complete(manifest)
     number = 0
     while True:
         number += 1
         difference = _difference(ctx, manifest, buckets)
-        found = explain(difference, _operations(ctx, manifest), lambda ids: _present(client, manifest, ids))
+        found = explain(difference, _operations(ctx, manifest), lambda ids: _present(client, manifest, ids), complete)
         seen = {item for kind in KINDS for item in getattr(found, kind)}
         remaining = seen if suspects is None else suspects & seen
         if not remaining or remaining == suspects or number == PASSES:
@@ -125,6 +131,14 @@ def _explained(ctx: Context, manifest: Manifest, buckets: list[int]) -> Comparis
         )
     proof = Proof.LOSS if remaining else Proof.WHOLE
     return Comparison(proof, len(buckets), number, written, _named(findings), not_checked=tuple(sentences))
+
+
+def _complete(manifest: Manifest) -> Timestamp | None:
+    """Return a time at which the backup had read everything; routers that round down may be a second behind."""
+    from bson import Timestamp
+
+    end = manifest.operation_time_end
+    return None if end is None else Timestamp(end.time + 1, 0)
 
 
 def _difference(ctx: Context, manifest: Manifest, buckets: list[int]) -> Difference:
@@ -146,16 +160,18 @@ def _difference(ctx: Context, manifest: Manifest, buckets: list[int]) -> Differe
 
 
 def _operations(ctx: Context, manifest: Manifest) -> list[Operation]:
+    since = manifest.operation_time_start
+    return [] if since is None else list(written_since(ctx, manifest.namespace, since))
+
+
+def written_since(ctx: Context, namespace: str, since: Timestamp) -> Iterator[Operation]:
+    """Give what users wrote to a collection, shard after shard, each shard's in its order."""
     from credscale.mongo.oplog import user_operations
 
-    since = manifest.operation_time_start
-    if since is None:
-        return []
-    return [
-        operation
-        for shard in facts.shards(ctx.clients.mongo())
-        for operation in user_operations(first_answering(ctx, shard), shard.id, manifest.namespace, since)
-    ]
+    for shard in facts.shards(ctx.clients.mongo()):
+        # Nothing is sent while the server looks through entries of other collections, however long that takes.
+        connect = partial(first_answering, ctx, shard, timeout=LONG_SECONDS)
+        yield from user_operations(connect, shard.id, namespace, since)
 
 
 def _present(client: Client, manifest: Manifest, ids: set[DocumentId]) -> set[DocumentId]:

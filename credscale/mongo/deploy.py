@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, CredscaleError, PreconditionFailed, WaitTimeout
+from credscale.mongo.commands import RETRYABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,10 +27,7 @@ ALREADY_INITIALIZED, NODE_NOT_FOUND, NOT_YET_INITIALIZED, UNKNOWN_COMMAND = 23, 
 # 74: not every member answers yet. 23: somebody else was faster, so the next round compares what they initiated
 RETRIED_INITIATE = {NODE_NOT_FOUND, ALREADY_INITIALIZED}
 UNREACHABLE = -1  # our own: no reply came, so the command may or may not have taken effect
-# LockBusy, ShutdownInProgress, ConflictingOperationInProgress, PrimarySteppedDown, ExceededTimeLimit,
-# NotWritablePrimary, NotPrimaryNoSecondaryOk, InterruptedAtShutdown, InterruptedDueToReplStateChange,
-# HostUnreachable, HostNotFound, NetworkTimeout, FailedToSatisfyReadPreference
-TRANSIENT = {46, 91, 117, 189, 262, 10107, 13435, 11600, 11602, 6, 7, 89, 133, UNREACHABLE}
+TRANSIENT = RETRYABLE | {UNREACHABLE}
 # The same reasons, wrapped by addShard into code 96
 TRANSIENT_TEXTS = (
     "is the replica set still initializing", "does not have a master", "HostUnreachable", "HostNotFound",

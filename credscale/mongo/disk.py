@@ -10,6 +10,7 @@ from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, probe
 from credscale.mongo import facts, members
 from credscale.mongo.backup_steps import target_of
+from credscale.mongo.leftovers import leftovers
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,16 +62,19 @@ def needed_on_shard(size: facts.DataSize, shard: str, shards: int, *, index_miss
 
 
 @probe()
-def verify_disk(ctx: Context, *, namespace: str, backup_directory: str, shard_key: str = "") -> Finding:
+def verify_disk(
+    ctx: Context, *, namespace: str, backup_directory: str, shard_key: str = "", restore_sample: int = 0
+) -> Finding:
     """Compare the free space of every shard member and of the backup folder with what the migration will need.
 
     Members are asked directly: through mongos only primaries answer (§3.3). In containers the numbers are those of the
-    host's volume.
+    host's volume. What unfinished dumps of killed runs occupy counts as free, since ``backup`` removes them first.
 
     Args:
         namespace: ``database.collection``.
         backup_directory: as for ``backup``.
         shard_key: such as ``createdAt:hashed,userId:1``; counts the index in where it is missing.
+        restore_sample: documents that the restore check puts on any one of the shards; 0 for all.
     """
     client, name = ctx.clients.mongo(), facts.split_namespace(namespace)[0]
     target, size = target_of(ctx, namespace, backup_directory), facts.data_size(client, namespace)
@@ -78,38 +82,60 @@ def verify_disk(ctx: Context, *, namespace: str, backup_directory: str, shard_ke
         facts.indexes(client, namespace), facts.parse_key(shard_key)
     )
     database, shards = facts.database(client, name), facts.shards(client)
-    rooms = [_local_room(target, size)]
+    rooms, restored = [_local_room(target, size)], needed_to_restore(target, size, restore_sample)
     for shard in shards:
         primary = database is not None and shard.id == database.primary
         needed = needed_on_shard(size, shard.id, len(shards), index_missing=missing, holds_all=primary)
         purpose = f"index and moves on {shard.id}" if primary else f"a share of the data on {shard.id}"
+        # The cluster chooses the shard of the restore check's database itself.
+        needed, purpose = needed + restored, purpose + (" and the restore check" if restored else "")
         rooms += [Room(address, purpose, needed, _free(ctx, address, name)) for address in shard.members]
     rows = [room.row() for room in rooms]
-    small = [room for room in rooms if not room.enough]
-    if small:
-        for row in rows:
-            ctx.note(
-                f"{row['host']}: {row['verdict']}, needs {row['needed']} bytes for {row['for']}, free {row['free']}"
-            )
-        places = "; ".join(
-            f"{room.host} needs {room.needed} bytes for {room.purpose}, free {room.free}" for room in small
-        )
-        raise PreconditionFailed(
-            f"too little disk space: {places}. Nothing was changed. Free space or add disks, then run again"
-        )
+    if not all(room.enough for room in rooms):
+        _refuse(ctx, rooms)
     unknown = [room.host for room in rooms if room.free is None]
     tail = f"; not readable: {', '.join(unknown)}" if unknown else ""
     return Finding(f"{len(rooms) - len(unknown)} file systems have room for the migration{tail}", {"rows": rows})
 
 
+def _refuse(ctx: Context, rooms: list[Room]) -> None:
+    for row in (room.row() for room in rooms):
+        ctx.note(f"{row['host']}: {row['verdict']}, needs {row['needed']} bytes for {row['for']}, free {row['free']}")
+    small = [room for room in rooms if not room.enough]
+    places = "; ".join(f"{room.host} needs {room.needed} bytes for {room.purpose}, free {room.free}" for room in small)
+    raise PreconditionFailed(
+        f"too little disk space: {places}. Nothing was changed. Free space or add disks, then run again"
+    )
+
+
+def needed_to_restore(target: Target, size: facts.DataSize, sample: int) -> int:
+    """Return the bytes that the restore check occupies for its time; none where it was done already.
+
+    Args:
+        target: whose backup is tried.
+        size: the collection's.
+        sample: documents to restore; 0 for all.
+    """
+    wanted = min(sample, size.documents) if sample > 0 else size.documents
+    kept = target.verified()
+    done = kept.restore_checked if kept is not None else None
+    if kept is not None and done is not None and int(done["documents"]) >= min(wanted, kept.documents):
+        return 0
+    return int(size.storage * wanted / max(1, size.documents))
+
+
 def _local_room(target: Target, size: facts.DataSize) -> Room:
-    """Return the room for the dump; none is needed where a verified one is kept as the baseline."""
-    kept = target.sharded and any(manifest.verified for manifest in target.backups())
+    """Return the room for the dump; none is needed where one is kept, or will be unless its data differ."""
+    newest = target.newest()
+    kept = target.from_before_sharding() is not None or (newest is not None and newest.documents == size.documents)
     folder: Path = target.root.resolve()
     while not folder.exists():
         folder = folder.parent
     needed = 0 if kept else int(size.bytes * DUMP_HEADROOM)
-    return Room(str(folder), "the backup on this machine", needed, shutil.disk_usage(folder).free)
+    freed, purpose = sum(each.bytes for each in leftovers(target.root)), "the backup on this machine"
+    if freed:
+        purpose += f" (free with the {freed} bytes of unfinished dumps, which are removed first)"
+    return Room(str(folder), purpose, needed, shutil.disk_usage(folder).free + freed)
 
 
 def _free(ctx: Context, address: str, database: str) -> int | None:

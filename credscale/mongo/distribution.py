@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.commands import retrying, run
+from credscale.mongo.commands import config_collection, retrying, run
 from credscale.mongo.facts import Server, ShardedCollection, data_size, shards
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def distribution(client: Client, server: Server, sharded: ShardedCollection, chu
 
 def chunks_by_shard(client: Client, sharded: ShardedCollection, names: Iterable[str]) -> dict[str, int]:
     """Count each shard's chunks; one covered count per shard on (uuid or ns, shard), cheap with a million (§3.3)."""
-    chunks = client["config"]["chunks"]
+    chunks = config_collection(client, "chunks")
     return {
         name: retrying(lambda shard=name: chunks.count_documents({**sharded.selector, "shard": shard}))  # type: ignore[misc]
         for name in names
@@ -122,7 +122,7 @@ def jumbo_by_shard(client: Client, sharded: ShardedCollection) -> dict[str, int]
         {"$match": {**sharded.selector, "jumbo": True}},
         {"$group": {"_id": "$shard", "n": {"$sum": 1}}},
     ]
-    rows = retrying(lambda: list(client["config"]["chunks"].aggregate(pipeline)))
+    rows = retrying(lambda: list(config_collection(client, "chunks").aggregate(pipeline)))
     return {row["_id"]: int(row["n"]) for row in rows}
 
 
@@ -143,7 +143,7 @@ def range_problem(client: Client, sharded: ShardedCollection, *, attempts: int =
     """
     problem = ""
     for _ in range(attempts):
-        cursor = client["config"]["chunks"].find(sharded.selector, {"min": 1, "max": 1}).sort("min", 1)
+        cursor = config_collection(client, "chunks").find(sharded.selector, {"min": 1, "max": 1}).sort("min", 1)
         problem = gap_in_ranges(cursor, list(sharded.key))
         if not problem:
             return ""
@@ -231,7 +231,7 @@ class MoveEvent:
 def recent_moves(client: Client, namespace: str, *, limit: int = 100) -> tuple[MoveEvent, ...]:
     """Read the newest migration events, newest first; config.changelog has no index but its natural order (§3.4)."""
     query = {"what": {"$in": list(MOVE_EVENTS)}, "ns": namespace}
-    changelog = client["config"]["changelog"]
+    changelog = config_collection(client, "changelog")
     return parse_moves(retrying(lambda: list(changelog.find(query).sort("$natural", -1).limit(limit))))
 
 
@@ -262,10 +262,10 @@ def parse_moves(documents: Iterable[Mapping[str, Any]]) -> tuple[MoveEvent, ...]
     return tuple(found)
 
 
-def active_migrations(client: Client, namespace: str) -> tuple[str, ...]:
-    """Return the balancer's migrations of a collection under way, in words (config.migrations, up to 5.x)."""
-    found = retrying(lambda: list(client["config"]["migrations"].find({"ns": namespace})))
-    return tuple(f"{document.get('fromShard')} -> {document.get('toShard')}" for document in found)
+def active_migrations(client: Client) -> dict[str, str]:
+    """Return the balancer's migrations under way, in words by collection (config.migrations, up to 5.x)."""
+    found = retrying(lambda: list(config_collection(client, "migrations").find()))
+    return {str(each["ns"]): f"{each.get('fromShard')} -> {each.get('toShard')}" for each in found}
 
 
 def is_compliant(client: Client, namespace: str) -> bool | None:

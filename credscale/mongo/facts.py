@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo.commands import retrying, run
+from credscale.mongo.commands import config_collection, retrying, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -175,7 +175,9 @@ def key_text(key: Mapping[str, Any]) -> str:
 def server(client: Client) -> Server:
     """Read version, engine, role and cluster identity."""
     hello = run(client, "admin", {"hello": 1})
-    version = retrying(lambda: client["config"]["version"].find_one({})) if hello.get("msg") == "isdbgrid" else None
+    version = (
+        retrying(lambda: config_collection(client, "version").find_one({})) if hello.get("msg") == "isdbgrid" else None
+    )
     return parse_server(run(client, "admin", {"buildInfo": 1}), hello, version)
 
 
@@ -204,7 +206,7 @@ def parse_shards(reply: Mapping[str, Any]) -> tuple[Shard, ...]:
 
 def database(client: Client, name: str) -> Database | None:
     """Read a database's registration; None when the cluster does not know it."""
-    return parse_database(retrying(lambda: client["config"]["databases"].find_one({"_id": name})))
+    return parse_database(retrying(lambda: config_collection(client, "databases").find_one({"_id": name})))
 
 
 def parse_database(document: Mapping[str, Any] | None) -> Database | None:
@@ -230,7 +232,7 @@ def parse_collection(entry: Mapping[str, Any] | None) -> Collection | None:
 
 def sharded_collection(client: Client, namespace: str) -> ShardedCollection | None:
     """Read how a collection is sharded; None when it is not."""
-    return parse_sharded(retrying(lambda: client["config"]["collections"].find_one({"_id": namespace})))
+    return parse_sharded(retrying(lambda: config_collection(client, "collections").find_one({"_id": namespace})))
 
 
 def parse_sharded(document: Mapping[str, Any] | None) -> ShardedCollection | None:

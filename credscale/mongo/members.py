@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.clients import COMMAND_SECONDS
 from credscale.mongo.commands import retrying, run
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 HEALTHY = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 MEMBER_DEADLINE = 10.0
+YOUNG_FILL = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,62 @@ def parse_health(reply: Mapping[str, Any]) -> Health:
     return Health(str(reply["set"]), states, lag)
 
 
+@dataclass(frozen=True)
+class OplogWindow:
+    """A member's oplog.
+
+    Args:
+        hours: from its first entry to its last.
+        whole: whether its first entry is the one that made the replica set.
+        fill: how much of its maximum size it has, 0 to 1; None where the server does not say.
+    """
+
+    hours: float
+    whole: bool
+    fill: float | None
+
+    @property
+    def is_young(self) -> bool:
+        """Whether it is short only because it has not filled yet; one about to drop its first entries is not."""
+        return self.whole if self.fill is None else self.fill < YOUNG_FILL
+
+
+def oplog_window(client: Client) -> OplogWindow | None:
+    """Read how far a member's oplog reaches back; None when it is empty."""
+    from pymongo.errors import OperationFailure
+
+    oplog = client["local"]["oplog.rs"]
+    ends = [
+        retrying(lambda way=way: oplog.find_one({}, sort=[("$natural", way)]), deadline=MEMBER_DEADLINE)  # type: ignore[misc]
+        for way in (1, -1)
+    ]
+    try:
+        stats = run(client, "local", {"collStats": "oplog.rs"}, deadline=MEMBER_DEADLINE)
+    except OperationFailure:  # not allowed, or no such collection in a simulation
+        stats = {}
+    return parse_oplog_window(ends[0], ends[1], stats)
+
+
+def parse_oplog_window(
+    first: Mapping[str, Any] | None, last: Mapping[str, Any] | None, stats: Mapping[str, Any]
+) -> OplogWindow | None:
+    """Understand an oplog's first and last entry and its collStats."""
+    if first is None or last is None:
+        return None
+    most = int(stats.get("maxSize", 0))
+    return OplogWindow(
+        hours=(last["ts"].time - first["ts"].time) / 3600,
+        whole=(first.get("o") or {}).get("msg") == "initiating set",
+        fill=int(stats.get("size", 0)) / most if most else None,
+    )
+
+
+def compatibility(client: Client) -> dict[str, Any]:
+    """Read a member's featureCompatibilityVersion; mongos has none."""
+    reply = run(client, "admin", {"getParameter": 1, "featureCompatibilityVersion": 1}, deadline=MEMBER_DEADLINE)
+    return dict(reply["featureCompatibilityVersion"])
+
+
 def utc_offset(lines: Iterable[str]) -> timedelta | None:
     """Return a server's offset from UTC from its log lines, which carry it since 4.4 (§1.5); None when none does."""
     for line in reversed(list(lines)):
@@ -121,15 +179,20 @@ def uuid_on_shard(client: Client, namespace: str) -> str | None:
     return None if entry is None else uuid_hex(entry.get("info", {}).get("uuid"))
 
 
-def first_answering(ctx: Context, shard: Shard) -> Client:
+def first_answering(ctx: Context, shard: Shard, *, timeout: float = COMMAND_SECONDS) -> Client:
     """Return a connection to the shard's primary, or to the first member that answers.
+
+    Args:
+        ctx: the run.
+        shard: whose members are asked.
+        timeout: seconds that a single reply on the connection may take.
 
     Raises:
         PyMongoError: no member answered.
     """
     from pymongo.errors import PyMongoError
 
-    answering: Client | None = None
+    answering = ""
     problem: PyMongoError | None = None
     for address in shard.members:
         member = ctx.clients.mongo_member(address)
@@ -139,8 +202,8 @@ def first_answering(ctx: Context, shard: Shard) -> Client:
             problem = error
             continue
         if hello.get("isWritablePrimary"):
-            return member
-        answering = answering if answering is not None else member
-    if answering is None:
+            return ctx.clients.mongo_member(address, timeout=timeout)
+        answering = answering or address
+    if not answering:
         raise problem if problem is not None else ValueError(f"{shard.id} has no members")
-    return answering
+    return ctx.clients.mongo_member(answering, timeout=timeout)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import yaml
 
 from credscale.core.errors import CredscaleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from credscale.mongo.digest import Progress
 
 TERMINATION_GRACE = 10.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_URI = re.compile(r"(?P<start>mongodb(?:\+srv)?://(?P<user>[^@/?]*@)?[^/?]*)/?(?P<database>[^?]*)\??(?P<options>.*)")
+# These keep their users elsewhere, and mongodump knows where.
+_OUTSIDE = re.compile(r"authMechanism=(MONGODB-X509|MONGODB-AWS|MONGODB-OIDC|GSSAPI|PLAIN)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,12 +49,29 @@ def mongodump_path() -> str | None:
     return shutil.which("mongodump")
 
 
+def without_database(uri: str) -> str:
+    """Return a connection string without its database, which mongodump refuses beside ``--db``.
+
+    The database also says where the user is kept. Without it mongodump would look in that of ``--db``, so it is named
+    as ``authSource`` where a user logs in and none is named yet; ``admin`` is MongoDB's default.
+    """
+    found = _URI.fullmatch(uri)
+    if found is None:
+        return uri
+    options = [found["options"]] if found["options"] else []
+    names = {option.partition("=")[0].lower() for option in found["options"].split("&")}
+    if found["user"] and "authsource" not in names and not _OUTSIDE.search(found["options"]):
+        options.append(f"authSource={found['database'] or 'admin'}")
+    return f"{found['start']}/" + (f"?{'&'.join(options)}" if options else "")
+
+
 def run_mongodump(
     program: str, access: Access, namespace: str, out: Path, *, on_progress: Progress | None = None, poll: float = 1.0
 ) -> None:
     """Dump one collection with mongodump.
 
-    The connection string goes into a file that only this user can read, since the process list shows arguments to all.
+    The connection string goes through a pipe, since the process list shows arguments to all, and since a file would be
+    left behind, with the password, by whoever kills this process. Its output goes into a file without a name.
 
     Args:
         program: path of mongodump.
@@ -59,14 +86,16 @@ def run_mongodump(
         CredscaleError: mongodump failed; carries the end of its output without the secrets.
     """
     database, _, collection = namespace.partition(".")
-    with tempfile.TemporaryDirectory(prefix="credscale-") as private:
-        config, log = Path(private, "config.yaml"), Path(private, "log")
-        secrets = {"uri": access.uri} | ({} if access.password is None else {"password": access.password})
-        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            yaml.safe_dump(secrets, stream, width=1 << 16)
-        command = [program, "--config", str(config), "--db", database, "--collection", collection, "--out", str(out)]
-        code = _run(command, log, out, on_progress, poll)
-        output = log.read_text(errors="replace")
+    with tempfile.TemporaryFile() as log:
+        config = _config_pipe(access)
+        command = [program, "--config", f"/dev/fd/{config}", "--db", database, "--collection", collection]
+        try:
+            process = _start([*command, "--out", str(out)], config, log)
+        finally:
+            os.close(config)
+        code = _wait(process, out, on_progress, poll)
+        log.seek(0)
+        output = log.read().decode(errors="replace")
     if code == 0:
         return
     if "no space left on device" in output.lower():
@@ -74,13 +103,41 @@ def run_mongodump(
     raise CredscaleError(f"mongodump of {namespace} ended with exit code {code}: {_tail(output, access)}")
 
 
-def _run(command: list[str], log: Path, out: Path, on_progress: Progress | None, poll: float) -> int:
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, umask=0o077
-        ) as process,
-    ):
+def _config_pipe(access: Access) -> int:
+    """Return the reading end of a pipe that holds mongodump's config file; a pipe takes 64 kB without a reader."""
+    secrets = {"uri": without_database(access.uri)}
+    if access.password is not None:
+        secrets["password"] = access.password
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        yaml.safe_dump(secrets, stream, width=1 << 16)
+    return reading
+
+
+def _start(command: list[str], config: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, umask=0o077, pass_fds=(config,),
+        preexec_fn=_die_with_parent(),
+    )  # fmt: skip
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what makes a child on Linux end with this process, so that no dump goes on for a run that was killed."""
+    if sys.platform != "linux":
+        return None
+    # Found before the fork: after it the child may only make calls that need no lock of another thread.
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def arm() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before the line above
+            os._exit(1)
+
+    return arm
+
+
+def _wait(process: subprocess.Popen[bytes], out: Path, on_progress: Progress | None, poll: float) -> int:
+    with process:
         try:
             while True:
                 try:
@@ -103,6 +160,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tail(output: str, access: Access) -> str:
-    for secret in filter(None, (access.uri, access.password)):
+    for secret in filter(None, (access.uri, without_database(access.uri), access.password)):
         output = output.replace(secret, "***")
     return " / ".join(output.strip().splitlines()[-3:])[-500:]

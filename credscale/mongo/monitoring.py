@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_POINTS = 400
 RATE_POINTS = 20
+CHUNKS_A_POLL = 1000  # counting these takes the config servers milliseconds; a million of them seconds
+LONGEST_POLL = 30.0
 OUTSIDE_SECONDS = 15.0  # between two polls while the window is closed
 
 
@@ -100,7 +102,7 @@ def monitor_distribution(
     Args:
         namespace: ``database.collection``.
         stall_minutes: minutes inside the window without any movement after which this gives up and says why.
-        poll_seconds: seconds between two polls.
+        poll_seconds: seconds between two polls; with more than 1,000 chunks more in proportion, up to 30.
     """
     client, server = ctx.clients.mongo(), facts.server(ctx.clients.mongo())
     look = _look(client, server, namespace)
@@ -185,12 +187,17 @@ def _give_up(client: Client, watch: Watch, look: Look, zone: timedelta) -> None:
     )
 
 
+def pause_between(seconds: float, chunks: int) -> float:
+    """Return the seconds between two polls of so many chunks, which each poll counts."""
+    return min(max(seconds, LONGEST_POLL), seconds * max(1.0, chunks / CHUNKS_A_POLL))
+
+
 def _pause_outside(ctx: Context, watch: Watch, look: Look, zone: timedelta, poll_seconds: float) -> None:
     """Wait for the next poll: short inside the window, longer and announced outside."""
     closed = seconds_until_open(look.settings.window, _local(zone))
     if closed == 0 or look.settings.window is None:
         watch.held = False
-        time.sleep(poll_seconds)
+        time.sleep(pause_between(poll_seconds, sum(look.found.chunks.values())))
         return
     if not watch.held:
         ctx.hold(f"the balancer window {'-'.join(look.settings.window)} is closed; chunks move when it opens")

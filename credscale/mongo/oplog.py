@@ -9,6 +9,7 @@ given out at the entry that makes them real, and its chain of ``prevOpTime`` is 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,10 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo.read_concern import ReadConcern
 
-from credscale.core.errors import VerificationFailed
+from credscale.core.errors import ConnectFailed, VerificationFailed
+from credscale.mongo.commands import CURSOR_LOST, is_passing, retrying
 from credscale.mongo.digest import Difference, DocumentId, document_id
+from credscale.mongo.scan import RETRIES, pause_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -54,45 +57,32 @@ def covers(client: MongoClient[Any], since: Timestamp) -> bool:
 
 
 def user_operations(
-    client: MongoClient[Any], shard: str, namespace: str, since: Timestamp, ids: Collection[DocumentId] | None = None
+    connect: Callable[[], MongoClient[Any]],
+    shard: str,
+    namespace: str,
+    since: Timestamp,
+    ids: Collection[DocumentId] | None = None,
 ) -> Iterator[Operation]:
     """Read what users wrote to a collection on one shard, oldest first.
 
-    Operations of one transaction have one time and come in their order within it.
+    Operations of one transaction have one time and come in their order within it. A lost cursor is opened again after
+    the last entry, on whichever member then answers: at majority all have the same.
 
     Args:
-        client: connected to a member of the shard, not to mongos.
+        connect: returns a connection to a member of the shard, not to mongos, on which a reply may take hours:
+            nothing is sent while the server looks through entries that are not wanted.
         shard: the shard's name, for the operations.
         namespace: ``database.collection``.
         since: the first time wanted.
         ids: only these documents; None gives all.
 
     Raises:
-        VerificationFailed: a transaction began before the oplog's first entry.
+        VerificationFailed: a transaction began before the oplog's first entry, or the entries after a lost cursor are
+            gone.
+        ConnectFailed: the cursor was lost too often in a row.
     """
-    oplog = _oplog(client)
-    entries = oplog.find(
-        {
-            "ts": {"$gte": since},
-            "fromMigrate": {"$ne": True},
-            "$or": [
-                {"op": {"$in": ["i", "u", "d"]}, "ns": namespace},
-                {"op": "c", "o.applyOps": {"$exists": True}},
-                {"op": "c", "o.commitTransaction": {"$exists": True}},
-            ],
-        }
-    )
-    for entry in entries:
-        ts = entry["ts"]
-        if entry["op"] != "c":
-            operations: Iterable[Mapping[str, Any]] = [entry]
-        elif "commitTransaction" in entry["o"]:
-            ts = entry["o"].get("commitTimestamp", ts)
-            operations = _transaction(oplog, entry, shard)
-        elif entry["o"].get("prepare") or entry["o"].get("partialTxn"):
-            continue
-        else:
-            operations = _transaction(oplog, entry, shard)
+    for oplog, entry in _entries(connect, shard, namespace, since):
+        ts, operations = _made_real(oplog, entry, shard)
         for operation in operations:
             if operation["ns"] != namespace or operation["op"] not in ("i", "u", "d"):
                 continue
@@ -100,6 +90,69 @@ def user_operations(
             item = document_id(operation["o2" if operation["op"] == "u" else "o"].raw)
             if ids is None or item in ids:
                 yield Operation(item, operation["op"], ts, shard)
+
+
+def _entries(
+    connect: Callable[[], MongoClient[Any]], shard: str, namespace: str, since: Timestamp
+) -> Iterator[tuple[MongoCollection[Any], Mapping[str, Any]]]:
+    """Give the entries that may hold operations on a collection, each with the oplog that it was read from."""
+    from pymongo.errors import ConnectionFailure, OperationFailure
+
+    last, failed_at, failures = _NO_TIME, _NO_TIME, 0
+    while True:
+        try:
+            client = connect()
+            oplog = _oplog(client)
+            if last > _NO_TIME and not covers(client, last):
+                raise _rolled_over(shard, last)
+            for entry in oplog.find(_wanted(namespace, {"$gt": last} if last > _NO_TIME else {"$gte": since})):
+                last = entry["ts"]
+                yield oplog, entry
+        except (ConnectionFailure, OperationFailure) as error:
+            failures, failed_at = failures + 1 if last == failed_at else 1, last
+            if not is_passing(error, CURSOR_LOST):
+                raise
+            if failures > RETRIES:
+                raise ConnectFailed(
+                    f"Reading the oplog of {shard} broke off at {last}: the cursor was lost {failures} times in a row, "
+                    f"last with {type(error).__name__}. Nothing was changed. Check its members, then run the step again"
+                ) from error
+        else:
+            return
+        time.sleep(pause_after(failures))
+
+
+def _wanted(namespace: str, times: Mapping[str, Timestamp]) -> dict[str, Any]:
+    return {
+        "ts": times,
+        "fromMigrate": {"$ne": True},
+        "$or": [
+            {"op": {"$in": ["i", "u", "d"]}, "ns": namespace},
+            {"op": "c", "o.applyOps": {"$exists": True}},
+            {"op": "c", "o.commitTransaction": {"$exists": True}},
+        ],
+    }
+
+
+def _rolled_over(shard: str, last: Timestamp) -> VerificationFailed:
+    return VerificationFailed(
+        f"The oplog of {shard} was read up to {last}, and after a lost connection no longer reaches back to there. "
+        "Differences can't be explained; compare while nobody writes."
+    )
+
+
+def _made_real(
+    oplog: MongoCollection[Any], entry: Mapping[str, Any], shard: str
+) -> tuple[Timestamp, Iterable[Mapping[str, Any]]]:
+    """Return the operations that an entry makes real, and when they became visible."""
+    content = entry["o"]
+    if entry["op"] != "c":
+        return entry["ts"], [entry]
+    if "commitTransaction" in content:
+        return content.get("commitTimestamp", entry["ts"]), _transaction(oplog, entry, shard)
+    if content.get("prepare") or content.get("partialTxn"):
+        return entry["ts"], []
+    return entry["ts"], _transaction(oplog, entry, shard)
 
 
 @dataclass(frozen=True)
@@ -150,6 +203,7 @@ def explain(
     difference: Difference,
     operations: Iterable[Operation],
     present: Callable[[set[DocumentId]], set[DocumentId]],
+    complete: Timestamp | None = None,
 ) -> Explained:
     """Divide a difference into users' writes and the rest.
 
@@ -157,18 +211,19 @@ def explain(
     deleted is never explained as being here now, nor one that it wrote as being gone.
 
     A scan is no point in time: a document deleted after the scan passed it, or inserted again, contradicts its last
-    operation. Such an id is looked up as it is now. Writers go on between reading the oplogs and looking, so before
-    believing a finding read the operations again and call this once more: what is truly lost stays lost.
+    operation. Such an id is looked up as it is now, and so is every written one of the difference. Writers go on
+    between reading the oplogs and looking, so before believing a finding read the operations again and call this once
+    more: what is truly lost stays lost.
 
     Args:
         difference: baseline against the present.
         operations: of all shards since the baseline began, each shard's in its order.
         present: given ids, returns those that exist now, read at majority.
+        complete: a time at which the baseline was complete, so that a document first written later was in it exactly
+            if that write was no insert; None where no such time is known, and then every written id is looked up.
     """
     replay = _Replay(operations)
-    alive, dead = replay.outcome()
-    here = present(alive | dead) if alive or dead else set()
-    resurrected, vanished = dead & here, alive - here
+    resurrected, vanished = _contradictions(replay, difference, present, complete)
     deleted = [item for item in difference.missing if replay.did(item, "d") and item not in vanished]
     inserted = [item for item in difference.added if replay.did(item, "iu") and item not in resurrected]
     updated = [item for item in difference.changed if replay.did(item, "iu") and item not in resurrected]
@@ -185,16 +240,48 @@ def explain(
     )
 
 
+def _contradictions(
+    replay: _Replay,
+    difference: Difference,
+    present: Callable[[set[DocumentId]], set[DocumentId]],
+    complete: Timestamp | None,
+) -> tuple[set[DocumentId], set[DocumentId]]:
+    """Return the ids that are here though deleted last, and those that are gone though written last."""
+    alive, dead = replay.outcome()
+    doubtful = _doubtful(replay, difference, alive, complete)
+    here = present(doubtful) if doubtful else set()
+    return dead & here, (alive & doubtful) - here
+
+
+def _doubtful(
+    replay: _Replay, difference: Difference, alive: set[DocumentId], complete: Timestamp | None
+) -> set[DocumentId]:
+    """Return the written ids that have to be looked up: those of the difference, and those the scan saw otherwise."""
+    differing = {*difference.missing, *difference.added, *difference.changed, *difference.duplicated}
+    doubtful = set()
+    for item, (ts, op) in replay.first.items():
+        # What is not in the difference was seen by the scan exactly if it was in the baseline.
+        seen = op != "i"
+        if item in differing or complete is None or ts <= complete or seen != (item in alive):
+            doubtful.add(item)
+    return doubtful
+
+
 class _Replay:
-    """What happened to each document, and what happened last."""
+    """What happened to each document, what happened first and what last."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self._kinds: dict[DocumentId, set[str]] = defaultdict(set)
+        self.first: dict[DocumentId, tuple[Timestamp, str]] = {}
         # At one time a transaction can delete a document on one shard and insert it on another, which is a move; the
         # order of the two is unknown. So the last time is kept with each shard's last operation in it.
         self._last: dict[DocumentId, tuple[Timestamp, dict[str, str]]] = {}
         for item in operations:
             self._kinds[item.id].add(item.op)
+            # At one time a move between shards is a delete and an insert: then the document was there before.
+            first = self.first.get(item.id)
+            if first is None or item.ts < first[0] or (item.ts == first[0] and item.op != "i"):
+                self.first[item.id] = (item.ts, item.op)
             ts, by_shard = self._last.get(item.id, (_NO_TIME, {}))
             if item.ts > ts:
                 self._last[item.id] = (item.ts, {item.shard: item.op})
@@ -234,7 +321,7 @@ def _transaction(oplog: MongoCollection[Any], last: Mapping[str, Any], shard: st
     """
     entries = [last]
     while (before := entries[-1].get("prevOpTime", {}).get("ts", _NO_TIME)) > _NO_TIME:
-        entry = oplog.find_one({"ts": before})
+        entry = retrying(lambda before=before: oplog.find_one({"ts": before}))  # type: ignore[misc]
         if entry is None and ("commitTransaction" in last["o"] or "count" in last["o"]):
             raise VerificationFailed(
                 f"The oplog of {shard} no longer holds the beginning (at {before}) of a transaction that ended at "

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.clients import LONG_SECONDS
 from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, probe
-from credscale.mongo import checks, facts, members
+from credscale.mongo import checks, facts, members, operations
 from credscale.mongo.checks import Check
-from credscale.mongo.commands import retrying, run
+from credscale.mongo.commands import config_collection, retrying, run
 from credscale.mongo.distribution import active_migrations, jumbo_by_shard
 from credscale.mongo.settings import SMALLEST_CHUNK_MB, balancer_settings
 from credscale.mongo.state import wanted_state
@@ -50,6 +50,8 @@ def preflight(
     rows += checks.topology(True, shards)
     rows += _servers(ctx, server, shards)
     rows += _collection(ctx, client, namespace, key, server)
+    rows += _under_way(client, namespace, key)
+    rows += _oplogs(ctx, client, namespace, shards)
     rows += _strays(ctx, client, namespace, shards)
     return _judge(ctx, rows, server)
 
@@ -71,10 +73,10 @@ def _judge(ctx: Context, rows: Sequence[Check], server: facts.Server) -> Finding
 
 
 def _servers(ctx: Context, server: facts.Server, shards: Sequence[facts.Shard]) -> list[Check]:
-    """Ask every member directly: is it there, how is its set, which version."""
+    """Ask every member directly: is it there, how is its set, which version, compatible with which."""
     from pymongo.errors import OperationFailure, PyMongoError
 
-    rows, versions = [], {"mongos": server.version}
+    rows, versions, compatible = [], {"mongos": server.version}, {}
     for shard in shards:
         for address in shard.members:
             member = ctx.clients.mongo_member(address)
@@ -82,6 +84,7 @@ def _servers(ctx: Context, server: facts.Server, shards: Sequence[facts.Shard]) 
                 build = run(member, "admin", {"buildInfo": 1}, deadline=members.MEMBER_DEADLINE)
                 versions[address] = str(build["version"])
                 rows += _health(shard.id, address, members.health(member))
+                compatible[address] = members.compatibility(member)
             except OperationFailure as error:
                 rows.append(Check("replica sets", "note", f"{address} does not tell its state: {error.code}"))
             except PyMongoError as error:
@@ -91,7 +94,7 @@ def _servers(ctx: Context, server: facts.Server, shards: Sequence[facts.Shard]) 
                 )
     rehearsal = ctx.environment.lab is not None
     healthy = [] if rows else [Check("replica sets", "ok", f"all members of {len(shards)} shards are healthy")]
-    return [*rows, *healthy, *checks.versions(versions, rehearsal=rehearsal)]
+    return [*rows, *healthy, *checks.versions(versions, rehearsal=rehearsal), *checks.compatibility(compatible)]
 
 
 def _health(shard: str, address: str, health: members.Health) -> list[Check]:
@@ -110,9 +113,8 @@ def _collection(ctx: Context, client: Client, namespace: str, key: facts.Key, se
     rows = checks.collection_kind(namespace, collection, size)
     rows += checks.catalogue(facts.database(client, facts.split_namespace(namespace)[0]), sharded, facts.key_text(key))
     settings = balancer_settings(client)
-    moving = active_migrations(client, namespace) if sharded is None else ()
     jumbo = jumbo_by_shard(client, sharded) if sharded is not None else {}
-    rows += checks.settings(settings, moving, jumbo)
+    rows += checks.settings(settings, _moving(client), jumbo, namespace)
     if sharded is None and server.numbers < CLEANS_UP_ITSELF and _leftover_chunks(client, namespace):
         seen = "config.chunks has chunks of this namespace, config.collections has no entry: an earlier run died"
         rows.append(Check("leftover chunks", "stop", seen, "delete these chunks by hand (4.4, error 51)"))
@@ -122,8 +124,52 @@ def _collection(ctx: Context, client: Client, namespace: str, key: facts.Key, se
     return rows + checks.queries(key)
 
 
+def _moving(client: Client) -> dict[str, str]:
+    """Return the chunks that move anywhere in the cluster, from config.migrations (to 5.x) and from the shards."""
+    from pymongo.errors import PyMongoError
+
+    found = active_migrations(client)
+    try:
+        return found | operations.moves(operations.current(client))
+    except PyMongoError:  # the next check says that operations can't be read
+        return found
+
+
+def _under_way(client: Client, namespace: str, key: facts.Key) -> list[Check]:
+    """Look for index builds and other changes of the collection by somebody else."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        found = operations.changes_on(operations.current(client), namespace)
+    except PyMongoError as error:
+        seen = f"$currentOp can't be read ({getattr(error, 'code', None) or type(error).__name__})"
+        return [Check("operations", "note", seen, "allow the user inprog to see index builds under way")]
+    return checks.running(found, namespace, key) or [Check("operations", "ok", f"nothing changes {namespace}")]
+
+
+def _oplogs(ctx: Context, client: Client, namespace: str, shards: Sequence[facts.Shard]) -> list[Check]:
+    """Look how far each shard's oplog reaches back: the proof needs it to reach back to the backup."""
+    from pymongo.errors import PyMongoError
+
+    collection = facts.collection(client, namespace)
+    if collection is None or collection.type != "collection":
+        return []
+    rows, rehearsal = [], ctx.environment.lab is not None
+    hours = checks.wanted_oplog_hours(facts.data_size(client, namespace))
+    for shard in shards:
+        try:
+            window = members.oplog_window(members.first_answering(ctx, shard))
+        except PyMongoError as error:
+            seen = f"the oplog of {shard.id} can't be read ({getattr(error, 'code', None) or type(error).__name__})"
+            rows.append(Check("oplog", "note", seen, "allow the user to read the database local: the proof needs it"))
+            continue
+        if window is not None:
+            rows.append(checks.oplog(shard.id, window, hours, rehearsal=rehearsal))
+    return rows
+
+
 def _leftover_chunks(client: Client, namespace: str) -> bool:
-    return retrying(lambda: client["config"]["chunks"].find_one({"ns": namespace})) is not None
+    return retrying(lambda: config_collection(client, "chunks").find_one({"ns": namespace})) is not None
 
 
 def _values(ctx: Context, namespace: str, key: facts.Key, documents: int) -> list[Check]:

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed
+from credscale.mongo.commands import CURSOR_LOST, is_passing
 from credscale.mongo.digest import id_key, id_value
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 
 RETRIES = 8
 LONGEST_PAUSE = 15.0
-
-# The cursor is gone, or whoever answers now does not know it: 6 HostUnreachable, 7 HostNotFound, 43 CursorNotFound,
-# 89 NetworkTimeout, 91 ShutdownInProgress, 133 FailedToSatisfyReadPreference, 175 QueryPlanKilled, 189
-# PrimarySteppedDown, 237 CursorKilled, 262 ExceededTimeLimit, 10107 NotWritablePrimary, 11600 and 11602
-# InterruptedAtShutdown and InterruptedDueToReplStateChange, 13388 StaleConfig, 13435 and 13436 NotPrimary*.
-_RESUMABLE = frozenset({6, 7, 43, 89, 91, 133, 175, 189, 237, 262, 10107, 11600, 11602, 13388, 13435, 13436})
 
 
 def scan_raw(
@@ -41,9 +36,8 @@ def scan_raw(
 ) -> Iterator[bytes]:
     """Stream the raw documents of a collection in `_id` order.
 
-    Reads with majority concern, so nothing is seen that a failover could take back, and with the collection's own read
-    preference. At most one server batch is in memory. Give a causally consistent session to be sure that every shard
-    shows at least the state the session has seen.
+    Reads with majority concern, so nothing is seen that a failover could take back. One server batch is in memory. With
+    a causally consistent session every shard shows at least the state that the session has seen.
 
     Args:
         collection: the collection, through mongos or a replica set.
@@ -58,23 +52,34 @@ def scan_raw(
     """
     deadline = time.monotonic() + timeout
     position = _Position.after(start_after)
-    failures = 0
+    failures, done = 0, -1
     while True:
         try:
-            with _open(collection, position, batch_size, session) as cursor:
-                for document in cursor:
-                    if position.advance(document.raw):
-                        failures = 0
-                        yield document.raw
+            yield from _read_on(collection, position, batch_size, session)
         except _driver_errors() as error:
-            failures += 1
-            if not _resumable(error):
+            failures, done = failures + 1 if position.documents == done else 1, position.documents
+            if not is_passing(error, CURSOR_LOST):
                 raise
             if failures > retries or time.monotonic() >= deadline:
                 raise ConnectFailed(_lost(collection, position, failures, error)) from error
         else:
             return
-        time.sleep(min(LONGEST_PAUSE, 0.25 * 2**failures))
+        time.sleep(pause_after(failures))
+
+
+def pause_after(failures: int) -> float:
+    """Return how long to wait before a cursor that was lost so often in a row is opened again."""
+    return min(LONGEST_PAUSE, 0.25 * 2.0**failures)
+
+
+def _read_on(
+    collection: Collection[Any], position: _Position, batch_size: int, session: ClientSession | None
+) -> Iterator[bytes]:
+    """Read with one cursor from the position on, and move the position."""
+    with _open(collection, position, batch_size, session) as cursor:
+        for document in cursor:
+            if position.advance(document.raw):
+                yield document.raw
 
 
 class _Position:
@@ -131,12 +136,6 @@ def _driver_errors() -> tuple[type[Exception], ...]:
     from pymongo.errors import ConnectionFailure, OperationFailure
 
     return (ConnectionFailure, OperationFailure)
-
-
-def _resumable(error: Exception) -> bool:
-    from pymongo.errors import OperationFailure
-
-    return not isinstance(error, OperationFailure) or error.code in _RESUMABLE
 
 
 def _lost(collection: Collection[Any], position: _Position, failures: int, error: Exception) -> str:

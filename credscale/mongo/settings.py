@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo.commands import retrying, run
+from credscale.mongo.commands import config_collection, retrying, run
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -59,7 +59,7 @@ class BalancerSettings:
 def balancer_settings(client: Client) -> BalancerSettings:
     """Read the balancer's state and settings through mongos."""
     status = run(client, "admin", {"balancerStatus": 1})
-    return parse_settings(retrying(lambda: list(client["config"]["settings"].find())), status)
+    return parse_settings(retrying(lambda: list(config_collection(client, "settings").find())), status)
 
 
 def parse_settings(documents: Iterable[Mapping[str, Any]], status: Mapping[str, Any]) -> BalancerSettings:

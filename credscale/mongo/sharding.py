@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import LONG_SECONDS
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, step
-from credscale.mongo import facts
-from credscale.mongo.commands import is_passing, run
+from credscale.mongo import balancer_memory, facts
+from credscale.mongo.commands import BUSY, is_passing, run
 from credscale.mongo.distribution import chunks_by_shard, range_problem
 from credscale.mongo.settings import balancer_settings
 from credscale.mongo.state import ENABLES_ITSELF
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 READ_BACK_SECONDS = 30.0
 POLL_SECONDS = 0.5
+BUSY_POLL_SECONDS = 5.0
 LOST_SECONDS = 90.0
 ALREADY_INITIALIZED, MANUAL_INTERVENTION = 23, 51
 
@@ -153,8 +155,8 @@ def shard_collection(ctx: Context, *, namespace: str, shard_key: str) -> Finding
     """Shard the collection and read back key, chunks and their ranges.
 
     The command splits a collection that holds data and can take hours; reads and writes go on meanwhile. Issued again
-    with the same options it joins the one under way, so a lost connection is no danger (§1.2). There is no way back
-    before MongoDB 8.0.
+    with the same options it joins the one under way, so a lost connection is no danger (§1.2). Until key, chunks and
+    ranges were read back the target remembers that the balancer must stay off. There is no way back before MongoDB 8.0.
 
     Args:
         namespace: ``database.collection``.
@@ -164,7 +166,7 @@ def shard_collection(ctx: Context, *, namespace: str, shard_key: str) -> Finding
     wanted, found = facts.key_text(key), facts.sharded_collection(client, namespace)
     if found is not None:
         _refuse_other_key(found, wanted)
-        return Finding(f"{namespace} is sharded by {wanted} already", _read_back(client, namespace, wanted))
+        return Finding(f"{namespace} is sharded by {wanted} already", _read_back(ctx, client, namespace, wanted))
     _require_ready(ctx, client, namespace, key)
     command: dict[str, Any] = {"shardCollection": namespace, "key": dict(key)}
     collection = facts.collection(client, namespace)
@@ -176,7 +178,7 @@ def shard_collection(ctx: Context, *, namespace: str, shard_key: str) -> Finding
     )
     if ctx.planning:
         return Finding(f"{namespace} would be sharded by {wanted}")
-    output = _read_back(client, namespace, wanted)
+    output = _read_back(ctx, client, namespace, wanted)
     return Finding(f"{namespace} is sharded by {wanted} in {output['chunks']} chunks", output)
 
 
@@ -215,26 +217,67 @@ def _shard(ctx: Context, command: dict[str, Any], wanted: str) -> None:
     from pymongo.errors import ConnectionFailure, OperationFailure
 
     client, namespace = ctx.clients.mongo(), command["shardCollection"]
-    give_up = 0.0
+    patience = _Patience(lost=balancer_memory.is_kept_off(ctx, namespace))
+    balancer_memory.keep_off(ctx, namespace, f"shardCollection of {namespace} was sent and not read back")
     while True:
         started = time.monotonic()
         try:
             ctx.clients.mongo(timeout=LONG_SECONDS).admin.command(dict(command))
         except (ConnectionFailure, OperationFailure) as error:
-            now = time.monotonic()
-            give_up = now + LOST_SECONDS if give_up == 0.0 or now - started > LOST_SECONDS else give_up
             if not is_passing(error):
                 raise _explained(error, namespace) from error
-            if now >= give_up:
+            if patience.is_over(error, started):
                 raise
-            ctx.note(f"shardCollection was interrupted ({type(error).__name__}); looking into the catalogue")
+            patience.tell(ctx, error)
         else:
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(BUSY_POLL_SECONDS if patience.at_work else POLL_SECONDS)
         found = facts.sharded_collection(client, namespace)
         if found is not None:
             _refuse_other_key(found, wanted)
             return
+
+
+@dataclass
+class _Patience:
+    """How long errors of shardCollection are borne.
+
+    Most pass within ``LOST_SECONDS``. But once a connection was lost, by this run or by one that died, a server that
+    says it is busy is busy with our own command, which may take hours.
+
+    Args:
+        lost: whether a command of ours may be at work in the cluster.
+    """
+
+    lost: bool
+    at_work: bool = False
+    first: float = 0.0
+    began: float = 0.0
+    told: str = ""
+
+    def is_over(self, error: Exception, started: float) -> bool:
+        """Tell whether an error is one too many.
+
+        Args:
+            error: a passing one.
+            started: when the command that failed was sent; one that worked for long starts the count anew.
+        """
+        from pymongo.errors import ConnectionFailure
+
+        now, was_at_work = time.monotonic(), self.at_work
+        self.first = self.first or now
+        self.at_work = self.lost and getattr(error, "code", None) in BUSY
+        self.lost = self.lost or isinstance(error, ConnectionFailure)
+        if self.began == 0.0 or now - started > LOST_SECONDS or was_at_work != self.at_work:
+            self.began = now
+        return now >= self.first + LONG_SECONDS or (not self.at_work and now >= self.began + LOST_SECONDS)
+
+    def tell(self, ctx: Context, error: Exception) -> None:
+        """Say what is waited for, once for each kind of error."""
+        what = "is still at work" if self.at_work else f"was interrupted ({type(error).__name__})"
+        if what != self.told:
+            ctx.note(f"shardCollection {what}; looking into the catalogue")
+        self.told = what
 
 
 def _explained(error: Exception, namespace: str) -> Exception:
@@ -250,16 +293,20 @@ def _explained(error: Exception, namespace: str) -> Exception:
     return error
 
 
-def _read_back(client: Client, namespace: str, wanted: str) -> dict[str, Any]:
+def _read_back(ctx: Context, client: Client, namespace: str, wanted: str) -> dict[str, Any]:
     found = facts.sharded_collection(client, namespace)
     if found is None or found.key_text != wanted:
         raise VerificationFailed(f"{namespace} should be sharded by {wanted}, config.collections says {found}")
     problem = range_problem(client, found)
     if problem:
+        balancer_memory.keep_off(ctx, namespace, f"{namespace} was read back after it was sharded")
+        env = ctx.environment.name
         raise VerificationFailed(
-            f"the chunks of {namespace} do not cover the key space: {problem}. Do not start the balancer; compare "
-            "config.chunks with the manual or ask MongoDB's support"
+            f"the chunks of {namespace} do not cover the key space: {problem}. The balancer must stay off, so it is "
+            f"not put back while this lasts (if it is on: invoke mongo.stop-balancer --env {env}). Compare "
+            "config.chunks with the manual or ask MongoDB's support, then run again"
         )
+    balancer_memory.allow(ctx, namespace)
     chunks = chunks_by_shard(client, found, [shard.id for shard in facts.shards(client)])
     rows = [{"shard": shard, "chunks": count} for shard, count in sorted(chunks.items())]
     return {"key": wanted, "chunks": sum(chunks.values()), "rows": rows, "uuid": found.uuid}

@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import LONG_SECONDS
-from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.core.errors import CredscaleError, PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, Status, probe, step
 from credscale.mongo import facts
-from credscale.mongo.backup_steps import live_digest, target_of
+from credscale.mongo.backup_steps import live_digest, logical_time, target_of
 from credscale.mongo.commands import retrying
-from credscale.mongo.comparison import Comparison, Proof, compare_with
+from credscale.mongo.comparison import Comparison, Proof, compare_with, written_since
 from credscale.mongo.distribution import Owned, active_migrations, owned_and_orphaned
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from bson import Timestamp
 
     from credscale.core.context import Context
     from credscale.mongo.backup_manifest import Manifest
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from credscale.mongo.digest import Digest
 
 RECORD = "migration_verified.json"
-COUNT_ATTEMPTS = 2
+COUNT_ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 
 
@@ -35,8 +37,8 @@ def verify_counts(ctx: Context, *, namespace: str, shard_key: str, backup_direct
 
     ``count`` without a filter counts orphans and documents under way (§4.1); here both numbers come from the shard-key
     index, the sum by way of mongos and the parts from each shard's own filter (§4.2, MongoDB 4.4 and later). Orphans
-    wait for their deletion, 15 minutes by default, and are no fault. A difference to the backup may be writers' doing:
-    ``verify_digest`` tells.
+    wait for their deletion, 15 minutes by default, and are no fault. A difference to the backup may be writers' doing,
+    and while they write no two counts are of one moment: ``verify_digest`` tells.
 
     Args:
         namespace: ``database.collection``.
@@ -52,11 +54,11 @@ def verify_counts(ctx: Context, *, namespace: str, shard_key: str, backup_direct
             f"{namespace} has no index that starts with {facts.key_text(key)}: without it no chunk can move. Run "
             "create_shard_key_index"
         )
-    exact, owned = _counts(client, namespace, key, index.name)
-    manifest = next((found for found in target_of(ctx, namespace, backup_directory).backups() if found.verified), None)
+    exact, owned, spread = _counts(ctx, client, namespace, key, index.name)
+    manifest = target_of(ctx, namespace, backup_directory).verified()
     output = _count_output(exact, owned, manifest)
     orphans = sum(shard.orphaned for shard in owned.values())
-    parts = [f"{exact} documents, the sum of what the shards own"]
+    parts = [spread or f"{exact} documents, the sum of what the shards own"]
     if orphans:
         parts.append(f"{orphans} orphans wait for their deletion")
     if manifest is not None and manifest.documents != exact:
@@ -64,8 +66,15 @@ def verify_counts(ctx: Context, *, namespace: str, shard_key: str, backup_direct
     return Finding("; ".join(parts), output)
 
 
-def _counts(client: Client, namespace: str, key: facts.Key, index: str) -> tuple[int, dict[str, Owned]]:
-    """Count twice around the shards' own counts, since writers may be active."""
+def _counts(
+    ctx: Context, client: Client, namespace: str, key: facts.Key, index: str
+) -> tuple[int, dict[str, Owned], str]:
+    """Count twice around the shards' own counts, since writers may be active.
+
+    Returns:
+        the sum, each shard's part, and how far they are apart where users' writes make every comparison futile.
+    """
+    since = logical_time(client, namespace)
     for attempt in range(COUNT_ATTEMPTS):
         if attempt:
             time.sleep(PAUSE_SECONDS)
@@ -74,17 +83,41 @@ def _counts(client: Client, namespace: str, key: facts.Key, index: str) -> tuple
         after = _exact(client, namespace, index)
         total = sum(shard.owned for shard in owned.values())
         if min(before, after) <= total <= max(before, after):
-            return after, owned
-    moving = active_migrations(client, namespace)
+            return after, owned, ""
+    moving = active_migrations(client).get(namespace)
     if moving:
-        raise VerificationFailed(
-            f"chunks of {namespace} are moving ({', '.join(moving)}); count again when they are done"
-        )
+        raise VerificationFailed(f"a chunk of {namespace} is moving ({moving}); count again when it is done")
+    if _users_write(ctx, namespace, since):
+        spread = f"{before} to {after} documents by mongos, {total} owned by the shards, counted while users write"
+        ctx.note(f"{spread}: no two of these are of one moment, so verify_digest has to tell")
+        return after, owned, spread
     rows = _owned_rows(owned)
     raise VerificationFailed(
         f"mongos counts {after} documents in {namespace}, the shards together own {total}. A document is owned twice "
-        "or by nobody. Stop the balancer, run flushRouterConfig on every mongos, count again, then run verify_digest",
+        "or by nobody. Run flushRouterConfig on every mongos, count again, then run verify_digest. "
+        f"{_keeps_running(ctx)}",
         {"rows": rows, "count": after, "owned": total},
+    )
+
+
+def _users_write(ctx: Context, namespace: str, since: Timestamp | None) -> bool:
+    """Tell whether the oplogs show a user's write after a time; where they can't be read nobody is excused by them."""
+    from bson import Timestamp
+    from pymongo.errors import PyMongoError
+
+    if since is None:
+        return False
+    try:
+        return next(written_since(ctx, namespace, Timestamp(since.time, since.inc + 1)), None) is not None
+    except (PyMongoError, CredscaleError):
+        return False
+
+
+def _keeps_running(ctx: Context) -> str:
+    """Return what a probe, which changes nothing, leaves to the operator."""
+    return (
+        "The balancer is put back to what it was before the run; stop it with: "
+        f"invoke mongo.stop-balancer --env {ctx.environment.name}"
     )
 
 
@@ -128,7 +161,8 @@ def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Fin
     comparison = compare_with(ctx, manifest, live)
     output = _digest_output(manifest, live, comparison)
     if comparison.proof is Proof.LOSS:
-        raise VerificationFailed(_loss_text(namespace, manifest.folder, comparison), output)
+        text = _loss_text(namespace, manifest.folder, comparison)
+        raise VerificationFailed(f"{text}. {_keeps_running(ctx)}", output)
     if comparison.proof is Proof.NONE:
         record = read_record(manifest.folder)
         if record is None:
@@ -145,7 +179,14 @@ def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Fin
         return Finding(f"the migration was verified at {record['time']}; what changed since is not compared", output)
     written = sum(comparison.concurrent.values())
     how = f"; {written} differences are writers' own, by the shards' oplogs" if written else ", byte for byte"
+    if manifest.sharded_at_start:
+        output["not_checked"].append(_taken_late(manifest))
+        how += f"; {_taken_late(manifest)}"
     return Finding(f"{live.documents} documents compare with the backup of {manifest.documents}{how}", output)
+
+
+def _taken_late(manifest: Manifest) -> str:
+    return f"the baseline was taken after sharding; it proves nothing about moves before {manifest.started}"
 
 
 def _digest_output(manifest: Manifest, live: Digest, comparison: Comparison) -> dict[str, Any]:
@@ -174,8 +215,8 @@ def _loss_text(namespace: str, folder: Path, comparison: Comparison) -> str:
     counts = ", ".join(f"{len(ids)} {kind.replace('_', ' ')}" for kind, ids in comparison.findings.items() if ids)
     first = next(ids[0] for ids in comparison.findings.values() if ids)
     return (
-        f"{namespace} differs from the backup and no writer did it: {counts}; the first is _id {first}. Stop the "
-        f"balancer and restore these documents, named in the output, from {folder / 'dump'} (mongorestore into a "
+        f"{namespace} differs from the backup and no writer did it: {counts}; the first is _id {first}. Restore "
+        f"these documents, named in the output, from {folder / 'dump'} (mongorestore into a "
         "scratch namespace, then copy them over); what was inserted since the backup is only in the oplogs. Do not "
         "delete the backup"
     )
@@ -195,12 +236,15 @@ def record_verification(ctx: Context, *, namespace: str, backup_directory: str) 
     """Note in the backup's folder that the migration was verified against it.
 
     Oplogs are short: a later run can't tell writers' differences any more, and finds here that it was done in time.
+    Nothing is noted in a backup that was taken after the sharding, which says nothing about the moves before.
 
     Args:
         namespace: ``database.collection``.
         backup_directory: as for ``backup``.
     """
     manifest = target_of(ctx, namespace, backup_directory).baseline()
+    if manifest.sharded_at_start:
+        return Finding(f"nothing is noted: {_taken_late(manifest)}")
     record = read_record(manifest.folder)
     if record is not None:
         return Finding(f"the verification of {record['time']} is noted already", record)

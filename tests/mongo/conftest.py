@@ -26,7 +26,8 @@ class FakeCluster:
     """The state of a cluster and its answers.
 
     ``failures`` holds, by command name, errors raised by the next calls; ``log`` the commands and writes that changed
-    something, in order; ``on_read`` is called at each balancerStatus, to let time pass.
+    something, in order; ``on_read`` is called at each balancerStatus, to let time pass; ``operations`` is what
+    $currentOp shows; ``concerns`` says with which read concern each collection of the catalogue was last asked for.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,9 @@ class FakeCluster:
         self.documents = 1000
         self.compliant = True
         self.failures: dict[str, list[Exception]] = {}
+        self.operations: list[dict[str, Any]] = []
+        self.migrations: list[dict[str, Any]] = []
+        self.concerns: dict[str, str] = {}
         self.log: list[str] = []
         self.on_read: Callable[[], None] = lambda: None
 
@@ -145,14 +149,17 @@ class FakeDatabase:
     def __getitem__(self, name: str) -> FakeCollection:
         return FakeCollection(self.cluster, f"{self.name}.{name}")
 
-    def get_collection(self, name: str, **_options: Any) -> FakeCollection:
+    def get_collection(self, name: str, **options: Any) -> FakeCollection:
+        self.cluster.concerns[f"{self.name}.{name}"] = options["read_concern"].level
         return self[name]
 
     def command(self, request: dict[str, Any]) -> dict[str, Any]:
         return self.cluster.command(self.name, request)
 
     def aggregate(self, _pipeline: list[Any]) -> list[Any]:
-        return []
+        if self.cluster.failures.get("currentOp"):
+            raise self.cluster.failures["currentOp"].pop(0)
+        return self.cluster.operations
 
     def list_collections(self, filter: dict[str, Any]) -> Iterator[dict[str, Any]]:  # noqa: A002
         if f"{self.name}.{filter['name']}" == NAMESPACE:
@@ -185,7 +192,7 @@ class FakeCollection:
             "config.collections": list(cluster.collections.values()),
             "config.chunks": cluster.chunks,
             "config.changelog": cluster.changelog,
-            "config.migrations": [],
+            "config.migrations": cluster.migrations,
         }
         return known[self.namespace]
 
@@ -267,3 +274,5 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make pauses short, so that retries and polls do not slow the tests down."""
     monkeypatch.setattr("credscale.mongo.commands.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("credscale.mongo.sharding.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("credscale.mongo.sharding.BUSY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr("credscale.mongo.balancer_memory.PAUSE_SECONDS", 0.001)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
+import psutil
 import pytest
 from bson import Binary, Int64, ObjectId, Timestamp
 from hypothesis import given, settings
@@ -22,14 +23,19 @@ from pymongo import ASCENDING, MongoClient
 from credscale.core.errors import CredscaleError, PreconditionFailed, VerificationFailed
 from credscale.mongo import backup, dump_files
 from credscale.mongo.backup_manifest import Manifest
+from credscale.mongo.backup_steps import logical_time, timed_digest
 from credscale.mongo.digest import digest_documents
-from credscale.mongo.mongodump import Access, run_mongodump
+from credscale.mongo.mongodump import Access, run_mongodump, without_database
+from credscale.mongo.oplog import user_operations
 from credscale.mongo.scan import scan_raw
+from credscale.testing import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pymongo.collection import Collection
+
+    from credscale.core.context import Context
 
 RAWS = [bson.encode({"_id": n, "text": "x" * n}) for n in range(30)]
 UUID = "0f" * 16
@@ -459,7 +465,7 @@ def test_mongodump_is_used_where_it_is(things: Collection[Any], fake_mongodump: 
     import yaml
 
     assert yaml.safe_load(config) == {"uri": URI, "password": "pass: 'word\""}
-    assert not Path(arguments[arguments.index("--config") + 1]).exists()
+    assert arguments[arguments.index("--config") + 1].startswith("/dev/fd/"), "a file would outlive a killed run"
     for path in (tmp_path / "b" / "dump").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
 
@@ -490,3 +496,71 @@ def test_mongodump_on_a_full_disk(fake_mongodump: Path, tmp_path: Path) -> None:
 def test_without_mongodump_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert backup.mongodump_path() is None
+
+
+def test_mongodump_leaves_no_file_behind(fake_mongodump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is killed could not remove it, and it would hold the password."""
+    private = tmp_path / "private"
+    private.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(private))
+    seen: list[list[Path]] = []
+    run_mongodump(
+        str(backup.mongodump_path()), Access(URI, "secret"), "db.things", tmp_path / "out",
+        on_progress=lambda *_: seen.append(list(private.rglob("*"))), poll=0.05,
+    )  # fmt: skip
+    assert seen
+    assert not any(seen)
+
+
+@pytest.mark.parametrize(
+    ("uri", "given"),
+    [
+        ("mongodb://u@h/admin", "mongodb://u@h/?authSource=admin"),
+        ("mongodb://u@h1:1,h2:2/app?tls=true", "mongodb://u@h1:1,h2:2/?tls=true&authSource=app"),
+        ("mongodb://u@h", "mongodb://u@h/?authSource=admin"),
+        ("mongodb://u@h/app?authsource=x&w=1", "mongodb://u@h/?authsource=x&w=1"),
+        ("mongodb://h/app", "mongodb://h/"),
+        ("mongodb://h:1/?w=1", "mongodb://h:1/?w=1"),
+        ("mongodb+srv://u@c.example.net/x", "mongodb+srv://u@c.example.net/?authSource=x"),
+        ("mongodb://CN%3Dops@h/?authMechanism=MONGODB-X509", "mongodb://CN%3Dops@h/?authMechanism=MONGODB-X509"),
+    ],
+)
+def test_mongodump_gets_no_second_database(uri: str, given: str) -> None:
+    assert without_database(uri) == given
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from credscale.mongo.mongodump import Access, run_mongodump
+run_mongodump(sys.argv[1], Access("mongodb://h"), "db.things", Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_mongodump_dies_with_its_run(tmp_path: Path) -> None:
+    program, pid_file = tmp_path / "mongodump", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 60\n")
+    program.chmod(0o755)
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(program), str(tmp_path)]) as run:
+        wait_for(pid_file.exists, 20)
+        run.kill()
+    child = int(pid_file.read_text())
+    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 10)
+
+
+@pytest.mark.scenario
+def test_what_a_look_may_not_have_seen_comes_after_its_time(things: Collection[Any], ctx: Context) -> None:
+    """A kept backup is explained from the look that found it to be of the same data, so nothing may fall between."""
+    client = things.database.client
+    digest, since, until = timed_digest(ctx, client, things.full_name)
+    assert digest == digest_documents(scan_raw(things))
+    assert since is not None
+    assert until is not None
+    assert since <= until
+    things.insert_one({"_id": "later"})
+    seen = list(user_operations(lambda: client, "rs0", things.full_name, since))
+    assert [item.id.value for item in seen if item.ts > until] == ["later"]
+    time = logical_time(client, things.full_name)
+    assert time is not None
+    assert time >= seen[-1].ts

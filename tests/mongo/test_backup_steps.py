@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import bson
 import pytest
+from bson import Timestamp
 
 from credscale.core.errors import StepFailed, VerificationFailed
 from credscale.core.step import Status
 from credscale.mongo import backup as engine
 from credscale.mongo import backup_steps
-from credscale.mongo.backup_steps import backup, restore_check
+from credscale.mongo.backup_steps import backup, restore_check, target_of
 from credscale.mongo.digest import Digest, digest_documents
 from tests.mongo.conftest import NAMESPACE
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from tests.mongo.conftest import FakeCluster
 
+SINCE, UNTIL = Timestamp(50, 1), Timestamp(60, 1)
 BACKUP: dict[str, Any] = {"namespace": NAMESPACE, "backup_directory": "b"}
 
 
@@ -58,6 +60,7 @@ class Shelf:
         self.live = digest_of(1, 2)
         self.restored = digest_of(1, 2)
         self.damaged = False
+        self.marked: dict[str, Any] = {}
         self.log: list[str] = []
 
     def dump(self, *_: object, **__: object) -> None:
@@ -69,6 +72,11 @@ class Shelf:
         if self.damaged and folder == Path("old"):
             raise VerificationFailed("a byte is wrong")
         return next((each for each in self.backups if each.folder == folder), Taken(folder, self.live))
+
+    def mark(self, folder: Path, **changes: Any) -> Taken:
+        self.log.append(f"mark {[*changes]}")
+        self.marked |= changes
+        return next(each for each in self.backups if each.folder == folder)
 
     def restore(self, *_: object, **__: object) -> Digest:
         self.log.append("restore")
@@ -82,8 +90,9 @@ def shelf(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     cluster.documents = 2
     monkeypatch.setattr(backup_steps.Target, "backups", lambda _self: shelf.backups)
     monkeypatch.setattr(backup_steps, "live_digest", lambda *_: shelf.live)
+    monkeypatch.setattr(backup_steps, "timed_digest", lambda *_: (shelf.live, SINCE, UNTIL))
     monkeypatch.setattr(backup_steps, "_drop_scratch", lambda _: shelf.log.append("drop"))
-    monkeypatch.setattr("credscale.mongo.backup.mark", lambda *_, **changes: shelf.log.append(f"mark {[*changes]}"))
+    monkeypatch.setattr("credscale.mongo.backup.mark", shelf.mark)
     for name in ("dump", "verify", "restore"):
         monkeypatch.setattr(engine, name, getattr(shelf, name))
     return shelf
@@ -129,11 +138,73 @@ def test_a_damaged_baseline_is_not_replaced(shelf: Shelf, ctx: Context, cluster:
     assert "dump" not in shelf.log
 
 
-@pytest.mark.parametrize("other", [Taken(sharded_at_start=True), Taken(verified=None)])
-def test_what_is_no_baseline_of_a_migration(shelf: Shelf, ctx: Context, cluster: FakeCluster, other: Taken) -> None:
+def test_what_is_no_baseline_of_a_migration(shelf: Shelf, ctx: Context, cluster: FakeCluster) -> None:
     cluster.shard()
-    shelf.backups = [other]
+    shelf.backups = [Taken(verified=None)]
     assert backup(ctx, **BACKUP).output["baseline"] == "taken"
+
+
+def test_one_from_after_the_sharding_is_kept_while_the_data_are_the_same(
+    shelf: Shelf, ctx: Context, cluster: FakeCluster
+) -> None:
+    """Otherwise every run of a migration that has no baseline from before would change something."""
+    cluster.shard()
+    cluster.documents = 3  # one of them an orphan
+    shelf.backups = [Taken(sharded_at_start=True)]
+    result = backup(ctx, **BACKUP)
+    assert (result.status, result.output["baseline"]) == (Status.OK, "kept")
+    assert "holds the same data" in result.summary
+    shelf.live = digest_of(1, 3)
+    assert backup(ctx, **BACKUP).output["baseline"] == "taken"
+
+
+def test_a_damaged_one_from_after_the_sharding_is_replaced(shelf: Shelf, ctx: Context, cluster: FakeCluster) -> None:
+    cluster.shard()
+    shelf.backups, shelf.damaged = [Taken(sharded_at_start=True)], True
+    assert backup(ctx, **BACKUP).output["baseline"] == "taken"
+
+
+def test_the_baseline_is_the_one_from_before_the_sharding(shelf: Shelf, ctx: Context, cluster: FakeCluster) -> None:
+    cluster.shard()
+    shelf.backups = [Taken(Path("late"), sharded_at_start=True), Taken()]
+    assert str(target_of(ctx, NAMESPACE, "b").baseline().folder) == "old"
+
+
+def test_a_kept_one_needs_the_oplogs_from_the_last_look_on_only(shelf: Shelf, ctx: Context) -> None:
+    """Otherwise the oplogs would have to reach back to a backup that may be weeks old."""
+    shelf.backups = [Taken()]
+    backup(ctx, **BACKUP)
+    assert shelf.marked == {"operation_time_start": SINCE, "operation_time_end": UNTIL}
+
+
+def test_the_baseline_of_a_migration_keeps_its_times(shelf: Shelf, ctx: Context, cluster: FakeCluster) -> None:
+    cluster.shard()
+    shelf.backups = [Taken()]
+    backup(ctx, **BACKUP)
+    assert shelf.marked == {}
+
+
+def unfinished(root: Path, name: str = "20261123T101112Z-0a1b2c") -> Path:
+    """Make what a run leaves that is killed while it dumps."""
+    folder = root / "unit" / NAMESPACE / name
+    (folder / "dump.partial" / "shop").mkdir(parents=True)
+    (folder / "dump.partial" / "shop" / "orders.bson").write_bytes(b"x" * 9000)
+    (folder / "dump.partial" / "shop" / "orders.metadata.json").write_text("{}")
+    return folder
+
+
+def test_what_killed_runs_left_is_removed(
+    shelf: Shelf, ctx: Context, make_context: Callable[..., Context], tmp_path: Path
+) -> None:
+    shelf.backups = [Taken()]
+    folders = [unfinished(tmp_path, name) for name in ("20261123T101112Z-0a1b2c", "20261123T101113Z-0a1b2c")]
+    planned = backup(make_context(dry_run=True), namespace=NAMESPACE, backup_directory=str(tmp_path))
+    assert [planned.status, *(folder.exists() for folder in folders)] == [Status.PLANNED, True, True]
+    result = backup(ctx, namespace=NAMESPACE, backup_directory=str(tmp_path))
+    assert len(result.changes) == 2
+    assert result.changes[0].startswith(f"remove the unfinished backup {folders[0]} of a killed run")
+    assert not any(folder.exists() for folder in folders)
+    assert backup(ctx, namespace=NAMESPACE, backup_directory=str(tmp_path)).changes == []
 
 
 def test_a_dry_run_reads_no_documents(shelf: Shelf, make_context: Callable[..., Context]) -> None:

@@ -10,6 +10,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 from credscale.core.errors import StepFailed
 from credscale.core.lock import MemoryLease
 from credscale.core.step import Status
+from credscale.mongo import balancer_memory
 from credscale.mongo.balancing import (
     restore_balancer,
     set_balancer_window,
@@ -181,3 +182,109 @@ def test_a_killed_run_is_put_back_by_the_next(cluster: FakeCluster, make_context
 def test_a_lost_connection_does_not_fail_the_stop(cluster: FakeCluster, ctx: Context) -> None:
     cluster.failures["balancerStop"] = [AutoReconnect("mongos restarted")]
     assert stop_balancer(ctx, **WANTED).status is Status.CHANGED
+
+
+def test_start_that_times_out_is_polled(cluster: FakeCluster, ctx: Context) -> None:
+    """Code 50 means the same for balancerStart: the setting is kept."""
+    cluster.shard()
+    cluster.mode = "off"
+    cluster.failures["balancerStart"] = [OperationFailure("timed out", 50)]
+
+    def persist() -> None:
+        cluster.mode = "full" if not cluster.failures["balancerStart"] else cluster.mode
+
+    cluster.on_read = persist
+    assert start_balancer(ctx, namespace=NAMESPACE).status is Status.CHANGED
+
+
+def half_sharded(ctx: Context, cluster: FakeCluster) -> None:
+    """Stand where a run died while shardCollection was at work."""
+    stop_balancer(ctx, **WANTED)
+    balancer_memory.keep_off(ctx, NAMESPACE, "shardCollection was sent and not read back")
+    assert cluster.mode == "off"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"command": {"shardCollection": NAMESPACE, "$db": "admin"}},
+        {"command": {"_shardsvrCreateCollection": "orders", "$db": "shop"}},
+    ],
+)
+def test_the_balancer_stays_off_while_shard_collection_is_at_work(
+    cluster: FakeCluster, ctx: Context, operation: dict[str, Any]
+) -> None:
+    half_sharded(ctx, cluster)
+    cluster.operations = [operation]
+    result = restore_balancer(ctx)
+    assert cluster.mode == "off"
+    assert "is still at work in the cluster" in result.summary
+    assert result.summary.endswith("invoke mongo.restore-balancer --env unit")
+    cluster.operations = []
+    assert restore_balancer(ctx).summary == "the balancer is full again, as before the run"
+    assert (cluster.mode, ctx.lease.recall("keep_balancer_off")) == ("full", None)
+
+
+def test_the_balancer_stays_off_while_it_cannot_be_told(cluster: FakeCluster, ctx: Context) -> None:
+    half_sharded(ctx, cluster)
+    cluster.failures["currentOp"] = [OperationFailure("not authorized", 13)]
+    assert "it can't be told whether" in restore_balancer(ctx).summary
+    assert cluster.mode == "off"
+
+
+def test_the_balancer_stays_off_while_chunks_do_not_tile(cluster: FakeCluster, ctx: Context) -> None:
+    half_sharded(ctx, cluster)
+    cluster.shard()
+    missing = cluster.chunks.pop(1)
+    assert "do not cover the key space" in restore_balancer(ctx).summary
+    assert cluster.mode == "off"
+    cluster.chunks.insert(1, missing)
+    restore_balancer(ctx)
+    assert (cluster.mode, ctx.lease.recall("keep_balancer_off")) == ("full", None)
+
+
+def test_what_somebody_else_set_since_is_not_undone(cluster: FakeCluster, ctx: Context) -> None:
+    """Weeks may lie between a stop within a migration and the next run's end."""
+    stop_balancer(ctx, **WANTED)
+    cluster.mode = "full"  # by hand
+    cluster.mode = "autoSplitOnly"
+    assert restore_balancer(ctx).summary.startswith("the balancer was left autoSplitOnly: somebody else")
+    assert cluster.mode == "autoSplitOnly"
+    assert ctx.lease.recall("balancer") is None
+
+
+def test_a_new_migration_remembers_what_somebody_else_set_since(cluster: FakeCluster, ctx: Context) -> None:
+    stop_balancer(ctx, **WANTED)
+    cluster.mode = "autoSplitOnly"  # by hand
+    stop_balancer(ctx, **WANTED)
+    restore_balancer(ctx)
+    assert cluster.mode == "autoSplitOnly"
+
+
+def test_a_run_killed_between_switching_and_noting_it_is_put_back(
+    cluster: FakeCluster, make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = MemoryLease()
+    first = make_context(lease=lease)
+    cluster.mode = "autoSplitOnly"
+    stop_balancer(first, **WANTED)
+    cluster.shard()
+    monkeypatch.setattr(balancer_memory, "left", lambda *_: None)  # killed before
+    start_balancer(first, namespace=NAMESPACE)
+    monkeypatch.undo()
+    second = make_context(lease=lease)
+    stop_balancer(second, **WANTED)
+    start_balancer(second, namespace=NAMESPACE)
+    restore_balancer(second)
+    assert cluster.mode == "autoSplitOnly"
+
+
+def test_the_operators_own_stop_or_start_is_final(cluster: FakeCluster, ctx: Context) -> None:
+    stop_balancer(ctx, **WANTED)
+    stop_balancer(ctx)
+    assert restore_balancer(ctx).summary.startswith("nothing to put back")
+    assert cluster.mode == "off"
+    stop_balancer(ctx, **WANTED)
+    start_balancer(ctx)
+    restore_balancer(ctx)
+    assert cluster.mode == "full"

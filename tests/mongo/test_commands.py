@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure
 
-from credscale.mongo.commands import retrying, run
+from credscale.mongo import deploy, facts
+from credscale.mongo.commands import CURSOR_LOST, RETRYABLE, is_passing, retrying, run
+from credscale.mongo.distribution import active_migrations, chunks_by_shard
+from credscale.mongo.settings import balancer_settings
 
 if TYPE_CHECKING:
     from tests.mongo.conftest import FakeCluster
@@ -58,3 +61,32 @@ def test_a_connection_lost_after_long_work_is_not_final() -> None:
         return len(attempts)
 
     assert retrying(work, deadline=0.01) == 4
+
+
+def test_a_slow_election_is_waited_for_like_any_other(cluster: FakeCluster) -> None:
+    client: Any = cluster
+    cluster.failures["hello"] = [OperationFailure("operation exceeded time limit", 262)]
+    assert run(client, "admin", {"hello": 1})["ok"] == 1.0
+
+
+def test_one_list_of_passing_codes() -> None:
+    """What a command, a scan and a deployment wait for differs only where it must."""
+    assert {43, 175, 237} == CURSOR_LOST - RETRYABLE
+    assert {deploy.UNREACHABLE} == deploy.TRANSIENT - RETRYABLE
+    assert not is_passing(OperationFailure("no such cursor", 43))
+    assert is_passing(OperationFailure("no such cursor", 43), CURSOR_LOST)
+
+
+def test_the_catalogue_is_read_with_majority(cluster: FakeCluster) -> None:
+    """What a failover of the config servers would take away again must not be read back as done."""
+    client: Any = cluster
+    cluster.shard()
+    facts.server(client)
+    facts.database(client, "shop")
+    sharded = facts.sharded_collection(client, "shop.orders")
+    assert sharded is not None
+    chunks_by_shard(client, sharded, ["shard1"])
+    balancer_settings(client)
+    active_migrations(client)
+    names = ("version", "databases", "collections", "chunks", "settings", "migrations")
+    assert cluster.concerns == {f"config.{name}": "majority" for name in names}

@@ -183,3 +183,9 @@ def test_figure_is_a_small_png() -> None:
     assert image.startswith(b"\x89PNG")
     assert len(image) < 60_000
     assert plots.distribution({}) == {}
+
+
+@pytest.mark.parametrize(("chunks", "seconds"), [(10, 1.0), (1000, 1.0), (5000, 5.0), (1_000_000, 30.0)])
+def test_many_chunks_are_counted_less_often(chunks: int, seconds: float) -> None:
+    assert monitoring.pause_between(1.0, chunks) == seconds
+    assert monitoring.pause_between(60.0, chunks) == 60.0

@@ -15,14 +15,15 @@ from bson.raw_bson import RawBSONDocument
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo import MongoClient
+from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
-from credscale.core.errors import VerificationFailed
+from credscale.core.errors import ConnectFailed, VerificationFailed
 from credscale.mongo.digest import Difference, DocumentId, compare, document_hashes, document_id
 from credscale.mongo.oplog import Concurrent, Explained, Operation, covers, explain, user_operations
 from credscale.mongo.scan import scan_raw
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NS = "db.things"
 NULL = {"ts": Timestamp(0, 0), "t": -1}
@@ -53,6 +54,12 @@ def doc(value: Any) -> DocumentId:
 
 def ts(time: int) -> Timestamp:
     return Timestamp(time, 1)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open lost cursors again at once."""
+    monkeypatch.setattr("credscale.mongo.oplog.pause_after", lambda _: 0.0)
 
 
 def insert(value: Any, ns: str = NS, **more: Any) -> Entry:
@@ -86,10 +93,12 @@ class FakeOplog:
         assert query["fromMigrate"] == {"$ne": True}
         commands = [name for name in ("applyOps", "commitTransaction") if f"'o.{name}'" in str(query)]
         assert len(commands) == 2
+        from_, after = query["ts"].get("$gte", ts(0)), query["ts"].get("$gt", Timestamp(0, 0))
         return [
             entry
             for entry in self.entries
-            if entry["ts"] >= query["ts"]["$gte"]
+            if entry["ts"] >= from_
+            and entry["ts"] > after
             and not entry.get("fromMigrate")
             and (entry["ns"] == NS or (entry["op"] == "c" and any(name in entry["o"] for name in commands)))
         ]
@@ -99,7 +108,7 @@ class FakeOplog:
 
 
 def read(oplog: Any, since: int = 1, ids: set[DocumentId] | None = None) -> list[tuple[str, Any, int]]:
-    found = user_operations(oplog, "rs0", NS, ts(since), ids)
+    found = user_operations(lambda: oplog, "rs0", NS, ts(since), ids)
     return [(item.op, item.id.value, item.ts.time) for item in found]
 
 
@@ -172,6 +181,56 @@ def test_a_transaction_older_than_the_oplog_is_an_error() -> None:
         read(oplog)
     later = FakeOplog(command({"applyOps": [insert(1)]}, before=2, multiOpType=1), first=9)
     assert read(later) == [("i", 1, 9)]
+
+
+class Dying(FakeOplog):
+    """An oplog whose cursors die after so many entries each, as long as there are failures left."""
+
+    def __init__(self, *entries: Entry, failures: Sequence[tuple[int, Exception]]) -> None:
+        super().__init__(*entries)
+        self.failures, self.opened = [*failures], 0
+
+    def find(self, query: Entry) -> Any:
+        self.opened += 1
+        found = super().find(query)
+        if not self.failures:
+            return found
+        served, error = self.failures.pop(0)
+
+        def stream() -> Iterator[RawBSONDocument]:
+            yield from found[:served]
+            raise error
+
+        return stream()
+
+
+def test_a_lost_cursor_is_opened_again_after_the_last_entry() -> None:
+    failures = [(2, AutoReconnect("gone")), (0, AutoReconnect("gone")), (1, CursorNotFound("killed", 43))]
+    oplog = Dying(*(insert(n) for n in range(5)), failures=failures)
+    assert [value for _, value, _ in read(oplog)] == [0, 1, 2, 3, 4]
+    assert oplog.opened == 4
+
+
+def test_a_refusal_is_no_lost_cursor() -> None:
+    oplog = Dying(insert(1), failures=[(0, OperationFailure("not authorized", 13))])
+    with pytest.raises(OperationFailure, match="not authorized"):
+        read(oplog)
+
+
+def test_a_cursor_lost_again_and_again_is_given_up() -> None:
+    oplog = Dying(insert(1), insert(2), failures=[(1, AutoReconnect("gone"))] + [(0, AutoReconnect("gone"))] * 20)
+    with pytest.raises(ConnectFailed, match="oplog of rs0 broke off at"):
+        read(oplog)
+
+
+def test_a_member_whose_oplog_is_shorter_does_not_go_on() -> None:
+    """Entries between the last one and its first would be passed over without a word."""
+    members: list[Any] = [
+        Dying(insert(1), insert(2), failures=[(1, AutoReconnect("gone"))]),
+        FakeOplog(insert(9), first=9),
+    ]
+    with pytest.raises(VerificationFailed, match="no longer reaches back"):
+        list(user_operations(lambda: members.pop(0), "rs0", NS, ts(1)))
 
 
 def test_covers() -> None:
@@ -258,6 +317,29 @@ def test_nothing_is_looked_up_without_operations() -> None:
     assert explain(MISSING, [], never).lost == (A,)
 
 
+def test_only_what_contradicts_the_scan_is_looked_up() -> None:
+    """Of the documents first written after the baseline was complete it is known whether they were in it."""
+    early, updated, transient, added, vanished, back = (doc(name) for name in ("early", "u", "t", "added", "v", "b"))
+    operations = [
+        Operation(early, "u", ts(2), "rs0"),
+        Operation(updated, "u", ts(12), "rs0"),
+        Operation(transient, "i", ts(12), "rs0"),
+        Operation(transient, "d", ts(13), "rs0"),
+        Operation(added, "i", ts(12), "rs0"),
+        Operation(vanished, "i", ts(12), "rs0"),
+        Operation(back, "d", ts(12), "rs0"),
+    ]
+    asked: list[set[DocumentId]] = []
+
+    def present(ids: set[DocumentId]) -> set[DocumentId]:
+        asked.append(ids)
+        return ids - {vanished}
+
+    explained = explain(Difference(added=(added,)), operations, present, complete=ts(10))
+    assert asked == [{early, added, vanished, back}]
+    assert explained == Explained(Concurrent(inserted=(added,)), lost_inserts=(vanished,), lost_deletes=(back,))
+
+
 WRITES = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["write", "delete"])), max_size=25)
 
 
@@ -283,6 +365,19 @@ def present_in(state: dict[int, int]) -> Any:
 
 
 BASELINE = {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+@settings(deadline=None)
+@given(WRITES, st.data())
+def test_looking_up_less_finds_the_same(writes: list[tuple[int, str]], data: st.DataObject) -> None:
+    """The baseline is complete before the first write; whatever is lost or comes back is found all the same."""
+    after, operations = run(writes, BASELINE)
+    victim, ghost = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 5))
+    after.pop(victim, None)
+    after.setdefault(ghost, -1)
+    difference = compare(hashes(BASELINE), hashes(after))
+    everything = explain(difference, operations, present_in(after))
+    assert explain(difference, operations, present_in(after), complete=ts(0)) == everything
 
 
 @settings(deadline=None)
@@ -336,7 +431,7 @@ def test_a_servers_oplog_explains_its_writers(client: MongoClient[Any]) -> None:
     after = document_hashes(scan_raw(things), range(1024))
     assert covers(client, since)
     assert not covers(client, Timestamp(1, 1))
-    operations = list(user_operations(client, "rs0", things.full_name, since))
+    operations = list(user_operations(lambda: client, "rs0", things.full_name, since))
 
     def present(ids: set[DocumentId]) -> set[DocumentId]:
         wanted = {"_id": {"$in": [item.value for item in ids]}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import MaxKey
@@ -10,6 +10,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
+from credscale.mongo import balancer_memory
 from credscale.mongo.sharding import build_progress, create_shard_key_index, enable_sharding, shard_collection
 from tests.mongo.conftest import DATABASE, KEY, NAMESPACE
 
@@ -161,3 +162,72 @@ def test_dry_run_of_everything(cluster: FakeCluster, make_context: Callable[...,
     ]
     assert [result.status for result in results] == [Status.PLANNED] * 3
     assert cluster.log == []
+
+
+def test_the_balancer_is_kept_off_until_the_read_back(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    ready.failures["shardCollection"] = [AutoReconnect("mongos went away")]
+    command = ready.command
+
+    def spy(database: str, request: dict[str, Any]) -> dict[str, Any]:
+        if "shardCollection" in request:
+            seen.append(ctx.lease.recall("keep_balancer_off"))
+        return command(database, request)
+
+    monkeypatch.setattr(ready, "command", spy)
+    shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+    assert [each["namespace"] for each in seen] == [NAMESPACE, NAMESPACE]
+    assert ctx.lease.recall("keep_balancer_off") is None
+
+
+def test_a_failed_read_back_keeps_the_balancer_off(ready: FakeCluster, ctx: Context) -> None:
+    ready.shard()
+    missing = ready.chunks.pop(1)
+    with pytest.raises(StepFailed, match="The balancer must stay off"):
+        shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+    assert balancer_memory.is_kept_off(ctx, NAMESPACE)
+    ready.chunks.insert(1, missing)
+    shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+    assert ctx.lease.recall("keep_balancer_off") is None
+
+
+@pytest.mark.parametrize("code", [46, 117])
+def test_a_server_busy_with_our_own_lost_command_is_waited_for(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr("credscale.mongo.sharding.LOST_SECONDS", 0.02)
+    busy = [OperationFailure("busy", code) for _ in range(20)]
+    ready.failures["shardCollection"] = [AutoReconnect("gone"), *busy]
+    assert shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY).status is Status.CHANGED
+    notes = [event["text"] for event in ctx.journal.events if event["event"] == "note"]
+    assert sum("is still at work" in note for note in notes) == 1
+
+
+def test_a_server_busy_with_a_dead_runs_command_is_waited_for(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("credscale.mongo.sharding.LOST_SECONDS", 0.02)
+    balancer_memory.keep_off(ctx, NAMESPACE, "shardCollection was sent")
+    ready.failures["shardCollection"] = [OperationFailure("busy", 46) for _ in range(20)]
+    assert shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY).status is Status.CHANGED
+
+
+def test_a_server_busy_with_somebody_elses_command_is_not(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("credscale.mongo.sharding.LOST_SECONDS", 0.02)
+    ready.failures["shardCollection"] = [OperationFailure("lock busy", 46) for _ in range(1000)]
+    with pytest.raises(StepFailed, match="lock busy"):
+        shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+
+
+def test_a_router_that_restarts_while_our_command_works_is_survived(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of waiting for the server must not count against a connection lost at their end."""
+    monkeypatch.setattr("credscale.mongo.sharding.LOST_SECONDS", 0.05)
+    busy = [OperationFailure("busy", 46) for _ in range(10)]
+    ready.failures["shardCollection"] = [AutoReconnect("gone"), *busy, AutoReconnect("gone again"), *busy]
+    assert shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY).status is Status.CHANGED

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import bson
 import pytest
 from bson import ObjectId, Timestamp
+from pymongo.errors import OperationFailure
 
+from credscale.core.clients import LONG_SECONDS
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
 from credscale.mongo import backup_steps, comparison, verification
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from tests.mongo.conftest import FakeCluster
 
+START = Timestamp(9, 1)  # when the counting begins; a write of exactly then was before it
 ONE, TWO = (document_id(bson.encode({"_id": number})) for number in (1, 2))
 
 
@@ -43,6 +46,8 @@ class Baseline:
     started: str = "2026-11-23T00:00:00"
     finished: str = "2026-11-23T00:00:00"
     operation_time_start: Timestamp | None = field(default_factory=lambda: Timestamp(5, 1))
+    operation_time_end: Timestamp | None = field(default_factory=lambda: Timestamp(5, 9))
+    sharded_at_start: bool = False
 
     @property
     def documents(self) -> int:
@@ -147,6 +152,8 @@ def test_a_loss_names_the_documents_and_the_way_back(
         verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
     assert caught.value.result.output["lost"] == ["2"]
     assert str(baseline.folder / "dump") in caught.value.result.summary
+    assert "put back to what it was" in caught.value.result.summary
+    assert caught.value.result.summary.endswith("invoke mongo.stop-balancer --env unit")
 
 
 def test_a_short_oplog_proves_nothing_unless_it_was_proven_before(
@@ -179,7 +186,7 @@ def counted(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, baseline: Bas
     """Let the counts be what the returned dict says."""
     cluster.shard()
     cluster.indexes.append({"key": {"createdAt": "hashed", "userId": 1}, "name": "k"})
-    values: dict[str, Any] = {"exact": [2, 2], "owned": {"s1": Owned(1, 5), "s2": Owned(1, 0)}}
+    values: dict[str, Any] = {"written": [], "exact": [2, 2], "owned": {"s1": Owned(1, 5), "s2": Owned(1, 0)}}
 
     def exact(*_: object) -> int:
         numbers: list[int] = values["exact"]
@@ -188,6 +195,10 @@ def counted(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, baseline: Bas
     monkeypatch.setattr(verification, "_exact", exact)
     monkeypatch.setattr(verification, "owned_and_orphaned", lambda *_: values["owned"])
     monkeypatch.setattr(verification, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(verification, "logical_time", lambda *_: START)
+    monkeypatch.setattr(
+        verification, "written_since", lambda *asked: iter(values["written"] if asked[2] > START else [])
+    )
     assert baseline.documents == 2
     return values
 
@@ -216,3 +227,75 @@ def test_owners_that_do_not_add_up(ctx: Context, counted: dict[str, Any]) -> Non
 def test_a_dry_run_does_not_read_everything(make_context: Callable[..., Context]) -> None:
     result = verification.verify_digest(make_context(dry_run=True), namespace=NAMESPACE, backup_directory="b")
     assert result.status is Status.SKIPPED
+
+
+def test_counts_that_never_agree_while_users_write_are_no_loss(
+    ctx: Context, counted: dict[str, Any], cluster: FakeCluster
+) -> None:
+    """As many inserts as deletes: each shard is counted at another moment, mongos' own count stays the same."""
+    counted["exact"], counted["written"] = [4], [inserted(ONE)]
+    result = verification.verify_counts(ctx, **COUNTS)
+    assert result.summary.startswith("4 to 4 documents by mongos, 2 owned by the shards, counted while users write")
+    assert "verify_digest tells" in result.summary
+    cluster.migrations = [{"ns": NAMESPACE, "fromShard": "s1", "toShard": "s2"}]
+    with pytest.raises(StepFailed, match=r"a chunk of shop\.orders is moving \(s1 -> s2\)"):
+        verification.verify_counts(ctx, **COUNTS)
+
+
+def test_counts_are_repeated_before_they_are_believed(ctx: Context, counted: dict[str, Any]) -> None:
+    counted["exact"] = [4, 4, 5, 5, 2, 2]
+    assert verification.verify_counts(ctx, **COUNTS).summary.startswith("2 documents, the sum")
+
+
+def test_unreadable_oplogs_excuse_nobody(
+    ctx: Context, counted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OperationFailure("not authorized", 13)
+
+    counted["exact"] = [4]
+    monkeypatch.setattr(verification, "written_since", refuse)
+    with pytest.raises(StepFailed, match="owned twice or by nobody"):
+        verification.verify_counts(ctx, **COUNTS)
+
+
+def test_a_baseline_from_after_the_sharding_is_no_full_proof(
+    ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baseline.sharded_at_start = True
+    compared(monkeypatch, comparison.Comparison(Proof.WHOLE, 0, 1, {"inserted": 0}))
+    result = verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
+    said = f"the baseline was taken after sharding; it proves nothing about moves before {baseline.started}"
+    assert result.summary.endswith(said)
+    assert result.output["not_checked"] == [said]
+    skipped = verification.record_verification(ctx, namespace=NAMESPACE, backup_directory="b")
+    assert (skipped.status, skipped.summary) == (Status.OK, f"nothing is noted: {said}")
+    assert verification.read_record(baseline.folder) is None
+
+
+def test_an_oplog_is_read_with_patience(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the server passes over other collections' entries nothing is sent, for longer than 120 seconds."""
+    asked: list[dict[str, float]] = []
+
+    def member(_address: str, **options: float) -> Any:
+        asked.append(options)
+        return Quiet()
+
+    class Quiet:
+        admin = local = property(lambda self: self)
+
+        def __getitem__(self, _name: str) -> Quiet:
+            return self
+
+        def get_database(self, _name: str, **_options: Any) -> Quiet:
+            return self
+
+        def command(self, _request: dict[str, Any]) -> dict[str, Any]:
+            return {"isWritablePrimary": True}
+
+        def find(self, _query: dict[str, Any]) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(ctx.clients, "mongo_member", member)
+    assert list(comparison.written_since(ctx, NAMESPACE, Timestamp(5, 1))) == []
+    assert {options["timeout"] for options in asked if options} == {LONG_SECONDS}

@@ -194,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--replica-set", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--role", choices=["shardsvr", "configsvr"], default="shardsvr")
-    parser.add_argument("--oplog-entries", type=int, default=50_000, help="how far the oplog reaches back")
+    parser.add_argument("--oplog-entries", type=int, default=35_000, help="how far the oplog reaches back")
     parser.add_argument("--server-version", help="pose as this release, such as 5.0.28, instead of SecantusDB's own")
     return parser.parse_args()
 
