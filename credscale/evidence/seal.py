@@ -32,9 +32,7 @@ def seal(folder: Path, secrets: Secrets, key: SigningKey, results: list[Result] 
     leaking = redact.find_secrets(folder, secrets.values)
     if leaking:
         names = ", ".join(path.name for path in leaking)
-        raise CredscaleError(
-            f"a secret stands in {names} of {folder}. It was not signed; do not pass it on"
-        )
+        raise CredscaleError(f"a secret stands in {names} of {folder}. It was not signed; do not pass it on")
     manifest.write_manifest(folder, _info(events))
     manifest.sign(folder, key)
 
