@@ -121,7 +121,7 @@ class Context:
             return
         if not self.planning:
             raise problem
-        self.note(f"waits for the planned changes: {problem}")
+        self.note(f"waits for the planned changes: {problem}", waiting=True)
 
     def wait_until(
         self, what: str, probe: Callable[[], tuple[bool, str]], timeout: float, *, every: float = 0.5
@@ -167,9 +167,14 @@ class Context:
         self._last_progress = now
         self.journal.append("progress", step=self._step, done=round(done, 1), total=round(total, 1), unit=unit, **extra)
 
-    def note(self, sentence: str) -> None:
-        """Record one sentence."""
-        self.journal.append("note", step=self._step, text=sentence)
+    def note(self, sentence: str, *, waiting: bool = False) -> None:
+        """Record one sentence.
+
+        Args:
+            sentence: what to know.
+            waiting: it only says that a planned step waits for another one; the terminal leaves it out.
+        """
+        self.journal.append("note", step=self._step, text=sentence, waiting=waiting)
 
     def hold(self, reason: str) -> None:
         """Record why the run waits."""

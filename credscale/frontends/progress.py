@@ -125,6 +125,8 @@ class RunView:
     def update(self, event: Event) -> None:
         """Take one journal event."""
         kind = event["event"]
+        if event.get("waiting"):
+            return
         if kind == "step_started":
             self._current, self._change, self._hold, self._tracker = event["step"], "", "", None
         elif kind == "change_started":

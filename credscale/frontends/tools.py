@@ -48,7 +48,7 @@ def _sentences(body: Callable[..., None]) -> Callable[..., None]:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _lab_settings(env: str) -> Any:
@@ -158,6 +158,8 @@ def list_(c: Context, env: str = "", json: bool = False) -> None:  # noqa: ARG00
 @_sentences
 def show(c: Context, run: str = "last", svg: str = "") -> None:  # noqa: ARG001
     """Show one run: its steps, what it changed, where its report lies."""
+    import re
+
     from rich.console import Console
 
     from credscale.core.journal import read_journal
@@ -180,7 +182,9 @@ def show(c: Context, run: str = "last", svg: str = "") -> None:  # noqa: ARG001
         console.print(view.render())
     console.print(f"{'result:':13}{ending}\n{'report:':13}{folder / 'report.html'}", markup=False, soft_wrap=True)
     if svg:
-        console.save_svg(svg, title="invoke shard-migrate --env lab")
+        drawn = console.export_svg(title=f"invoke report.show --run {folder.name}")
+        fonts = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # they would be fetched from the network
+        Path(svg).write_text(fonts.sub("", drawn), encoding="utf-8")
 
 
 @task(auto_shortflags=False, positional=["path"], help={"path": "artifact folder, run id or 'last'"})

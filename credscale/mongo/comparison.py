@@ -168,7 +168,9 @@ def written_since(ctx: Context, namespace: str, since: Timestamp) -> Iterator[Op
     """Give what users wrote to a collection, shard after shard, each shard's in its order."""
     from credscale.mongo.oplog import user_operations
 
-    for shard in facts.shards(ctx.clients.mongo()):
+    shards = facts.shards(ctx.clients.mongo())
+    for number, shard in enumerate(shards):
+        ctx.progress(number, len(shards), "oplogs read")
         # Nothing is sent while the server looks through entries of other collections, however long that takes.
         connect = partial(first_answering, ctx, shard, timeout=LONG_SECONDS)
         yield from user_operations(connect, shard.id, namespace, since)

@@ -139,7 +139,7 @@ def _count_output(exact: int, owned: dict[str, Owned], manifest: Manifest | None
         "rows": _owned_rows(owned),
         "documents": exact,
         "orphaned": sum(shard.orphaned for shard in owned.values()),
-        "before_after": [{"what": "documents", "before": before, "after": exact}],
+        "before_after": [{"what": "documents, counted exactly", "before": before, "after": exact}],
     }
 
 
@@ -192,9 +192,9 @@ def _taken_late(manifest: Manifest) -> str:
 def _digest_output(manifest: Manifest, live: Digest, comparison: Comparison) -> dict[str, Any]:
     before = manifest.digest
     pairs = (
-        ("documents", before.documents, live.documents),
+        ("documents, read and compared", before.documents, live.documents),
         ("bytes", before.bytes, live.bytes),
-        ("fingerprint", before.fingerprint, live.fingerprint),
+        ("fingerprint of all contents", before.fingerprint, live.fingerprint),
     )
     before_after = [{"what": what, "before": old, "after": new} for what, old, new in pairs]
     return {

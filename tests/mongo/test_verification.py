@@ -210,7 +210,7 @@ def test_orphans_are_told_and_no_fault(ctx: Context, counted: dict[str, Any]) ->
     assert counted
     result = verification.verify_counts(ctx, **COUNTS)
     assert result.summary == "2 documents, the sum of what the shards own; 5 orphans wait for their deletion"
-    assert result.output["before_after"] == [{"what": "documents", "before": 2, "after": 2}]
+    assert result.output["before_after"] == [{"what": "documents, counted exactly", "before": 2, "after": 2}]
 
 
 def test_counts_around_a_writer(ctx: Context, counted: dict[str, Any]) -> None:
