@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bson import Binary, MaxKey, MinKey
+from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 
 from credscale.core.context import Context
@@ -276,3 +281,21 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("credscale.mongo.sharding.POLL_SECONDS", 0.01)
     monkeypatch.setattr("credscale.mongo.sharding.BUSY_POLL_SECONDS", 0.01)
     monkeypatch.setattr("credscale.mongo.balancer_memory.PAUSE_SECONDS", 0.001)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoClient[Any]]:
+    """Yield a connection to a SecantusDB server process of its own, with an oplog."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    storage = tmp_path_factory.mktemp("server")
+    program = Path(sys.executable).with_name("secantusd-py")
+    command = [program, "--port", str(port), "--host", "127.0.0.1", "--storage-path", storage, "--log-level", "ERROR"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            with MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=20_000) as connected:
+                connected.admin.command("ping")
+                yield connected
+        finally:
+            process.kill()  # its storage is thrown away

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import stat
 import subprocess
 import sys
@@ -40,24 +39,6 @@ if TYPE_CHECKING:
 RAWS = [bson.encode({"_id": n, "text": "x" * n}) for n in range(30)]
 UUID = "0f" * 16
 FACTS = backup.BackupFacts("db.things", "cluster", UUID, False)
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoClient[Any]]:
-    """A real server process with an oplog."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    storage = tmp_path_factory.mktemp("server")
-    program = Path(sys.executable).with_name("secantusd-py")
-    command = [program, "--port", str(port), "--host", "127.0.0.1", "--storage-path", storage, "--log-level", "ERROR"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            with MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=20_000) as connected:
-                connected.admin.command("ping")
-                yield connected
-        finally:
-            process.kill()  # its storage is thrown away
 
 
 def make_backup(folder: Path, *, finished: str = "2024-01-01T00:00:00.000+00:00", **changes: Any) -> Path:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -14,7 +10,6 @@ from bson import Timestamp
 from bson.raw_bson import RawBSONDocument
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
 from credscale.core.errors import ConnectFailed, VerificationFailed
@@ -25,27 +20,11 @@ from credscale.mongo.scan import scan_raw
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pymongo import MongoClient
+
 NS = "db.things"
 NULL = {"ts": Timestamp(0, 0), "t": -1}
 Entry = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoClient[Any]]:
-    """A real server process with an oplog."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    storage = tmp_path_factory.mktemp("server")
-    program = Path(sys.executable).with_name("secantusd-py")
-    command = [program, "--port", str(port), "--host", "127.0.0.1", "--storage-path", storage, "--log-level", "ERROR"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            with MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=20_000) as connected:
-                connected.admin.command("ping")
-                yield connected
-        finally:
-            process.kill()  # its storage is thrown away
 
 
 def doc(value: Any) -> DocumentId:

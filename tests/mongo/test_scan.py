@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
 import pytest
 from bson import Int64, ObjectId
 from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient
 from pymongo.errors import AutoReconnect, CursorNotFound, NetworkTimeout, OperationFailure
 
 from credscale.core.errors import ConnectFailed
@@ -23,26 +18,10 @@ from credscale.mongo.scan import scan_raw
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pymongo import MongoClient
+
 # In the server's sort order; `{_id: {$gt: ...}}` would stop at each change of type.
 MIXED = [None, 1, 2.5, Int64(3), "a", "b", {"x": 1}, {"x": 2}, b"bytes", ObjectId(), True]
-
-
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoClient[Any]]:
-    """A real server process with an oplog."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    storage = tmp_path_factory.mktemp("server")
-    program = Path(sys.executable).with_name("secantusd-py")
-    command = [program, "--port", str(port), "--host", "127.0.0.1", "--storage-path", storage, "--log-level", "ERROR"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            with MongoClient("127.0.0.1", port, directConnection=True, serverSelectionTimeoutMS=20_000) as connected:
-                connected.admin.command("ping")
-                yield connected
-        finally:
-            process.kill()  # its storage is thrown away
 
 
 class FakeCollection:
