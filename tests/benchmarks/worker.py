@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from credscale.mongo import backup, digest, scan
 
 
 def serve(folder: Path) -> None:
-    """Run a SecantusDB server until killed; print its port."""
+    """Run a SecantusDB server until told to stop; print its port."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -43,9 +45,8 @@ def serve(folder: Path) -> None:
             MongoClient("127.0.0.1", port, directConnection=True).admin.command("ping")
             print(port, flush=True)
             process.wait()
-        except BaseException:
+        finally:
             process.kill()
-            raise
 
 
 def measure(folder: Path, what: str, port: int, count: int) -> dict[str, float]:
