@@ -36,7 +36,7 @@ class Tuning:
         oplog_entries: how many entries a shard's oplog keeps.
     """
 
-    round_seconds: float = 0.3
+    round_seconds: float = 0.15
     oplog_entries: int = 35_000  # restoring and moving 20,000 documents makes 30,000
 
 

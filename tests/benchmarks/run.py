@@ -34,7 +34,7 @@ policy: {{confirm: none}}
 lab: {{directory: {folder}/lab, documents: {documents}}}
 mongo: {{uri: "file:{folder}/lab/mongo-uri"}}
 runbooks:
-  shard-migrate: {{chunk_size_mb: 1, window: "", backup_directory: "{folder}/backups"}}
+  shard-migrate: {{chunk_size_mb: 2, window: "", backup_directory: "{folder}/backups"}}
 """
 Row = tuple[str, str, str, str, str]
 
