@@ -24,7 +24,7 @@ from credscale.core.signals import uninterrupted
 from credscale.frontends.session import JOURNAL, RUNNER, finish_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from credscale.core.journal import Event
     from credscale.core.runbook import Runbook
@@ -118,11 +118,16 @@ def _statements(source: str, function: ast.FunctionDef) -> Iterator[tuple[str, s
 
 def stale(runbooks: list[Runbook]) -> list[Path]:
     """Return the notebooks that are missing or differ from what their runbooks would build now."""
-    return [
-        path_of(runbook)
-        for runbook in runbooks
-        if not path_of(runbook).is_file() or path_of(runbook).read_text(encoding="utf-8") != build(runbook)
-    ]
+    return [path_of(runbook) for runbook in runbooks if _differs(path_of(runbook), build(runbook))]
+
+
+def _differs(path: Path, built: str) -> bool:
+    return not path.is_file() or path.read_text(encoding="utf-8") != built
+
+
+def _events(journal: Path) -> Iterable[Event]:
+    """Return what a journal holds; a kernel that died early has not made one."""
+    return read_journal(journal) if journal.exists() else ()
 
 
 def check_parameters(notebook: str, parameters: dict[str, Any]) -> None:
@@ -171,10 +176,10 @@ def write_input(request: Request) -> dict[str, Any]:
         Refused: the notebook in ``notebooks/`` is stale; nothing was changed.
         EnvironmentInvalid: it has not the parameters asked for.
     """
-    notebook = build(request.runbook)
-    if stale([request.runbook]):
+    notebook, committed = build(request.runbook), path_of(request.runbook)
+    if _differs(committed, notebook):
         raise Refused(
-            f"{path_of(request.runbook)} does not match {request.runbook.module}. Nothing was changed. "
+            f"{committed} does not match {request.runbook.module}. Nothing was changed. "
             "Build it again and look at the difference: invoke notebooks.build"
         )
     frame = {"environment": str(request.environment.path), "ticket": request.ticket, "run_folder": str(request.folder)}
@@ -208,22 +213,22 @@ def run_notebook(request: Request, on_event: Callable[[Event], None]) -> None:
         Refused: the notebook is stale, or it has not the parameters asked for; nothing was changed.
     """
     worker = _Papermill(request.folder, write_input(request))
-    tail = Tail(request.folder / JOURNAL)
+    journal = request.folder / JOURNAL
+    tail = Tail(journal)
     worker.start()
     interrupts, resend_at = 0, 0.0
     while not worker.done.is_set():
         try:
             for event in tail.read():
                 on_event(event)
-            if interrupts and time.monotonic() >= resend_at and _signal_kernel(request.folder / JOURNAL, interrupts):
+            if interrupts and time.monotonic() >= resend_at and _signal_kernel(journal, interrupts):
                 resend_at = time.monotonic() + RESEND_SECONDS
             worker.done.wait(0.1)
         except KeyboardInterrupt:
             interrupts, resend_at = interrupts + 1, 0.0
     with uninterrupted(drop=True):
-        journal = request.folder / JOURNAL
-        if run_status(read_journal(journal) if journal.exists() else []) == "killed":
-            finish_for(request, *_ending(request.folder / JOURNAL, worker.error, interrupts))
+        if run_status(_events(journal)) == "killed":
+            finish_for(request, *_ending(journal, worker.error, interrupts))
     for event in tail.read():
         on_event(event)
 
@@ -262,7 +267,7 @@ class _Papermill(threading.Thread):
 
 def _signal_kernel(journal: Path, interrupts: int) -> bool:
     """Interrupt the kernel by the pid in its journal, or kill it at the second time; tell whether it could be done."""
-    for event in read_journal(journal) if journal.exists() else []:
+    for event in _events(journal):
         if event["event"] == "run_started":
             with suppress(ProcessLookupError):  # gone already
                 os.kill(event["pid"], signal.SIGINT if interrupts == 1 else signal.SIGKILL)
@@ -273,7 +278,7 @@ def _signal_kernel(journal: Path, interrupts: int) -> bool:
 def _ending(journal: Path, error: BaseException | None, interrupts: int) -> tuple[str, str]:
     """Say how a run ended whose kernel wrote no last line: by its last step, or by what papermill saw."""
     failed, open_step = "", ""
-    for event in read_journal(journal) if journal.exists() else []:
+    for event in _events(journal):
         if event["event"] == "step_started":
             open_step = event["step"]
         elif event["event"] == "step_finished":

@@ -103,8 +103,7 @@ def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
     if not flags.dry_run:
         policy.check(environment, flags.ticket)
     request = Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
-    if environment.lab is not None:
-        _raise_lab(environment, console)
+    _raise_lab(environment, console)
     return request
 
 

@@ -280,7 +280,7 @@ def finish_for(request: Request, status: str, text: str) -> None:
         request.runbook.finish(ctx, status, text)
     except CredscaleError as error:
         left = f"{text}. What the run must put back is left to the next run: {error}"
-        ctx.journal.append("run_finished", status=status, text=left, changes=0)
+        ctx.journal.append("run_finished", status=status, text=left, changes=ctx.journal.changes_made())
     finally:
         with suppress(CredscaleError):
             end(ctx)
