@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -75,15 +75,27 @@ def update(cluster: Cluster, request: Document, _peer: Peer) -> Document:
     with cluster.using(namespace(request)) as table:
         if table is None:
             return forward_write(cluster, request)
-        outcome = Outcome()
-        for index, statement in enumerate(request["updates"]):
-            try:
-                _update(cluster, table, statement, index, outcome)
-            except CommandFailed as error:
-                outcome.errors.append(error.write_error(index))
-            if outcome.errors and request.get("ordered", True):
-                break
+        outcome = _each(_update, cluster, table, request["updates"], request.get("ordered", True))
     return outcome.reply(nModified=outcome.modified)
+
+
+def _each(
+    run: Callable[[Cluster, RoutingTable, Document, int, Outcome], None],
+    cluster: Cluster,
+    table: RoutingTable,
+    statements: list[Document],
+    ordered: bool,
+) -> Outcome:
+    """Run the statements of one command; an ordered one ends with the first that fails."""
+    outcome = Outcome()
+    for index, statement in enumerate(statements):
+        try:
+            run(cluster, table, statement, index, outcome)
+        except CommandFailed as error:
+            outcome.errors.append(error.write_error(index))
+        if outcome.errors and ordered:
+            break
+    return outcome
 
 
 def _update(cluster: Cluster, table: RoutingTable, statement: Document, index: int, outcome: Outcome) -> None:
@@ -122,14 +134,7 @@ def delete(cluster: Cluster, request: Document, _peer: Peer) -> Document:
     with cluster.using(namespace(request)) as table:
         if table is None:
             return forward_write(cluster, request)
-        outcome = Outcome()
-        for index, statement in enumerate(request["deletes"]):
-            try:
-                _delete(cluster, table, statement, index, outcome)
-            except CommandFailed as error:
-                outcome.errors.append(error.write_error(index))
-            if outcome.errors and request.get("ordered", True):
-                break
+        outcome = _each(_delete, cluster, table, request["deletes"], request.get("ordered", True))
     return outcome.reply()
 
 

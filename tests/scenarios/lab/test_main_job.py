@@ -70,6 +70,12 @@ def test_a_dry_run_changes_nothing_and_lists_the_plan(stage: Stage) -> None:
     assert "shard_collection" in steps
 
 
+def verified(stage: Stage, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check a run's evidence as a user would."""
+    command = [sys.executable, "-m", "invoke", "report.verify", str(folder)]
+    return subprocess.run(command, cwd=ROOT, env=stage.environ(), capture_output=True, text=True, check=False)
+
+
 def test_in_process_leaves_the_same_evidence(stage: Stage) -> None:
     code, answer = stage.json("--in-process")
     assert (code, answer["status"]) == (0, "ok")
@@ -77,28 +83,13 @@ def test_in_process_leaves_the_same_evidence(stage: Stage) -> None:
     folder = Path(answer["artifacts"])
     assert (folder / "output.ipynb").exists()
     assert "SIMULATED" in (folder / "report.html").read_text(encoding="utf-8")
-    report = [sys.executable, "-m", "invoke"]
-    shown = subprocess.run(
-        [*report, "report.verify", str(folder)],
-        cwd=ROOT,
-        env=stage.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    shown = verified(stage, folder)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "intact" in shown.stdout
     journal = folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:7], lines[7].replace(b":", b";", 1), *lines[8:]]))
-    shown = subprocess.run(
-        [*report, "report.verify", str(folder)],
-        cwd=ROOT,
-        env=stage.environ(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    shown = verified(stage, folder)
     assert shown.returncode == 1
     assert "line 8" in shown.stdout
 
