@@ -33,6 +33,7 @@ class Context:
         secrets: what masks texts.
         lease: the right to change the target; a dry run needs none.
         dry_run: plan only.
+        reads_only: refuse every change; the run has no lease.
         folder: the run's artifact folder; a file named ``pause`` in it holds the run before its next change.
     """
 
@@ -45,11 +46,12 @@ class Context:
         *,
         lease: Lease | None = None,
         dry_run: bool = False,
+        reads_only: bool = False,
         folder: Path | None = None,
     ) -> None:
         self.environment, self.journal, self.clients, self.secrets = environment, journal, clients, secrets
         self.lease: Lease = lease if lease is not None else MemoryLease()
-        self.dry_run, self.folder = dry_run, folder
+        self.dry_run, self.reads_only, self.folder = dry_run, reads_only, folder
         self.results: list[Result] = []
         self._step: str | None = None
         self._kind = ""
@@ -80,12 +82,14 @@ class Context:
             what ``func`` returned; None in a dry run.
 
         Raises:
-            TypeError: called outside a step, or in a probe.
+            TypeError: called outside a step, in a probe, or in a run that reads only.
         """
         if self._step is None:
             raise TypeError(f"apply({what!r}) outside a step")
         if self._kind == "probe":
             raise TypeError(f"{self._step} is a probe and must not change anything: {what}")
+        if self.reads_only:
+            raise TypeError(f"{self._step} changes something in a run that reads only: {what}")
         number = len(self._changes) + 1
         if self.dry_run:
             self._changes.append(self.mask(what))

@@ -63,15 +63,11 @@ class ConnectFailed(CredscaleError):
     """A target did not answer."""
 
 
-class PreconditionFailed(CredscaleError):
-    """The target is not in the state a step needs; found before any change."""
-
-
-class VerificationFailed(CredscaleError):
-    """A comparison found a difference.
+class Observed(CredscaleError):
+    """The base of the errors that a step raises about what it saw.
 
     Args:
-        message: what differs and what to do.
+        message: what was expected, what was seen and what to do.
         output: the finding as JSON-compatible data; it becomes the failed step's output.
     """
 
@@ -80,7 +76,15 @@ class VerificationFailed(CredscaleError):
         self.output = output if output is not None else {}
 
 
-class WaitTimeout(CredscaleError):
+class PreconditionFailed(Observed):
+    """The target is not in the state a step needs; found before any change."""
+
+
+class VerificationFailed(Observed):
+    """A comparison found a difference."""
+
+
+class WaitTimeout(Observed):
     """A change was applied but the expected state was not seen in time."""
 
 

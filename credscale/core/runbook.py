@@ -29,6 +29,7 @@ class Runbook:
         task: the invoke task's name; the function's with dashes when empty.
         has_notebook: whether ``notebooks/`` holds one for it; a single step has none.
         inherited: parameters whose values a single step takes from the runbooks.
+        reads_only: whether it changes nothing; then it needs no plan, lock, ticket or confirmation, and runs at once.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class Runbook:
         task: str = "",
         has_notebook: bool = True,
         inherited: set[str] | None = None,
+        reads_only: bool = False,
     ) -> None:
         update_wrapper(self, function)
         self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
+        self.reads_only = reads_only
         self.inherited = inherited if inherited is not None else set()
         self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__
@@ -118,13 +121,14 @@ class Runbook:
                 ctx.journal.append("run_finished", status=status, text=text, changes=changes)
 
 
-def runbook(*, afterwards: tuple[Step[[]], ...] = ()) -> Callable[[RunbookFunction], Runbook]:
+def runbook(*, afterwards: tuple[Step[[]], ...] = (), reads_only: bool = False) -> Callable[[RunbookFunction], Runbook]:
     """Make a function a runbook.
 
     Args:
         afterwards: see ``Runbook``.
+        reads_only: see ``Runbook``.
     """
-    return lambda function: Runbook(function, afterwards)
+    return lambda function: Runbook(function, afterwards, reads_only=reads_only)
 
 
 def _coerce(runbook_name: str, name: str, value: Any, annotation: str) -> Any:

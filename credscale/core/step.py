@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
-from credscale.core.errors import PreconditionFailed, StepFailed, VerificationFailed, WaitTimeout
+from credscale.core.errors import Observed, StepFailed
 from credscale.core.journal import utc_now
 
 if TYPE_CHECKING:
@@ -109,13 +109,12 @@ class Step(Generic[P]):
                 status, finding = Status.SKIPPED, Finding("reads every document, so it is left out of a dry run")
             else:
                 finding = self.function(ctx, *args, **kwargs)
-        except (PreconditionFailed, VerificationFailed, WaitTimeout) as problem:
-            output = problem.output if isinstance(problem, VerificationFailed) else {}
+        except Observed as problem:
             if ctx.planning:
                 status, finding = Status.SKIPPED, Finding(f"waits for the planned changes: {problem}")
             else:
                 status, error, cause = Status.FAILED, str(problem), problem
-                finding = Finding(str(problem), output)
+                finding = Finding(str(problem), problem.output)
         except KeyboardInterrupt as problem:
             status, error, cause = Status.FAILED, "interrupted by the operator", problem
         except Exception as problem:  # noqa: BLE001 - the one place that catches; recorded below and raised again

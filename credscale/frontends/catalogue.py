@@ -25,13 +25,23 @@ CACHE = Path(".credscale/catalogue.json")
 
 
 class Entry(NamedTuple):
-    """A runbook or step: task name, its collection (empty: top), where it is, its text, flag texts by parameter."""
+    """A runbook or step.
+
+    Args:
+        name: the task's.
+        collection: the task's collection; empty at the top.
+        target: module and attribute.
+        doc: its text.
+        parameters: flag texts by parameter.
+        watchable: whether ``--watch`` may repeat it: a runbook that only reads.
+    """
 
     name: str
     collection: str
     target: str
     doc: str
     parameters: dict[str, str]
+    watchable: bool = False
 
 
 def entries() -> list[Entry]:
@@ -51,7 +61,7 @@ def entries() -> list[Entry]:
 def _fingerprint() -> str:
     digest = hashlib.sha256()
     for folder in SOURCES:
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -88,7 +98,10 @@ def runbook_behind(entry: Entry) -> Runbook:
     body.__name__, body.__doc__, body.__module__ = found.name, found.__doc__, found.function.__module__
     body.__signature__ = _with_defaults(found.__signature__)  # type: ignore[attr-defined]
     required = {name for name, each in found.__signature__.parameters.items() if each.default is each.empty}
-    return Runbook(body, (), task=f"{entry.collection}.{entry.name}", has_notebook=False, inherited=required - {"ctx"})
+    return Runbook(
+        body, (), task=f"{entry.collection}.{entry.name}", has_notebook=False, inherited=required - {"ctx"},
+        reads_only=found.kind == "probe",
+    )  # fmt: skip
 
 
 def _with_defaults(signature: Signature) -> Signature:
@@ -105,7 +118,8 @@ def _with_defaults(signature: Signature) -> Signature:
 
 def _runbook_entry(runbook: Runbook) -> Entry:
     target = f"{runbook.module}:{runbook.function.__name__}"
-    return Entry(runbook.name, "", target, _document(runbook.function), _flags(runbook.parameters, runbook.function))
+    flags = _flags(runbook.parameters, runbook.function)
+    return Entry(runbook.name, "", target, _document(runbook.function), flags, runbook.reads_only)
 
 
 def _step_entry(step: Step[Any]) -> Entry:

@@ -26,6 +26,7 @@ FLAGS: dict[str, tuple[str | bool | None, str]] = {
     "in_process": (False, "run without a notebook kernel; leaves the same evidence"),
     "json": (False, "last line of stdout is one JSON object: run, status, artifacts, changes"),
 }
+WATCH = "repeat it on the screen, every 2 s or --watch=SECONDS, until Ctrl-C; leaves no evidence"
 
 
 def namespace(entries: list[Entry], *tools: Task[Any] | Collection) -> Collection:
@@ -58,19 +59,40 @@ def task_of(entry: Entry) -> Task[Any]:
         from credscale.frontends.catalogue import runbook_behind
         from credscale.frontends.run import Flags, run
 
+        watched = given.pop("watch", None)
         frame = {name: given.pop(name) for name in FLAGS}
         params = {name: value for name, value in given.items() if value is not None}
         texts: dict[str, Any] = {name: value if value is not None else "" for name, value in frame.items()}
-        raise Exit(code=run(runbook_behind(entry), Flags(params=params, **texts)))
+        flags = Flags(params=params, watch=_seconds(watched), **texts)
+        raise Exit(code=run(runbook_behind(entry), flags))
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("c", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     parameters += [inspect.Parameter(name, keyword, default=default) for name, (default, _) in FLAGS.items()]
     parameters += [inspect.Parameter(name, keyword, default=None) for name in entry.parameters]
+    texts = {name: text for name, (_, text) in FLAGS.items()} | entry.parameters
+    if entry.watchable:
+        parameters.append(inspect.Parameter("watch", keyword, default=None))
+        texts["watch"] = WATCH
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__doc__ = entry.doc
-    texts = {name: text for name, (_, text) in FLAGS.items()} | entry.parameters
-    return Task(body, name=entry.name, positional=[], auto_shortflags=False, help=texts)
+    optional = ["watch"] if entry.watchable else []
+    return Task(body, name=entry.name, positional=[], optional=optional, auto_shortflags=False, help=texts)
+
+
+def _seconds(watched: str | bool | None) -> float:
+    """Return the seconds of ``--watch``, which may stand without a value; 0 when it was not given."""
+    if watched is None:
+        return 0.0
+    if watched is True:
+        return 2.0
+    try:
+        seconds = float(watched)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86_400:
+        raise Exit(f"--watch takes seconds from 0.1 to 86400, not {watched!r}. Nothing was changed", code=2)
+    return seconds
 
 
 def _refuse_dry(c: InvokeContext) -> None:

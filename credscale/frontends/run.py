@@ -23,11 +23,14 @@ from credscale.frontends import policy
 from credscale.frontends.masking import secrets_of
 from credscale.frontends.progress import RunView
 from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
+from credscale.frontends.tables import problem_rows, tables_of
 
 if TYPE_CHECKING:
-    from credscale.core.context import Context
+    from collections.abc import Iterator
+
     from credscale.core.environment import Environment
     from credscale.core.runbook import Runbook
+    from credscale.core.step import Result
     from credscale.evidence.keys import SigningKey
 
 PLAN_JOURNAL = "plan.jsonl"
@@ -45,6 +48,7 @@ class Flags:
     on: str = ""
     in_process: bool = False
     json: bool = False
+    watch: float = 0.0
     params: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,6 +63,8 @@ def run(runbook: Runbook, flags: Flags) -> int:
     text, secrets = "", Secrets()
     try:
         key = load_or_create_key()  # before anything else: a run that could not be signed is not started
+        if flags.watch:
+            return _watch(runbook, flags, console)
         request = _prepare(runbook, flags, console)
         folder, secrets = request.folder, secrets_of(request.environment)
         code, status = _run_locked(request, flags, console, key)
@@ -86,21 +92,34 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
-    """Check everything that needs no target: environment, parameters, policy, folder."""
+def _inputs(runbook: Runbook, flags: Flags) -> tuple[Environment, dict[str, Any]]:
+    """Return the environment and the coerced parameters."""
     from credscale.core.environment import load, names
 
     if not flags.env:
         known = ", ".join(names())
         raise EnvironmentInvalid(f"{runbook.name} needs --env NAME: one of {known}, or a path to a YAML file")
     environment = load(flags.env)
-    params = runbook.coerce(environment.defaults_for(runbook.name, runbook.inherited) | flags.params)
+    return environment, runbook.coerce(environment.defaults_for(runbook.name, runbook.inherited) | flags.params)
+
+
+def _watch(runbook: Runbook, flags: Flags, console: Console) -> int:
+    from credscale.frontends.watch import watch
+
+    environment, params = _inputs(runbook, flags)
+    _raise_lab(environment, console)
+    return watch(runbook, environment, params, flags.watch)
+
+
+def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
+    """Check everything that needs no target: environment, parameters, policy, folder."""
+    environment, params = _inputs(runbook, flags)
     if flags.on:
         raise Refused(
             f"--on {flags.on}: this version runs notebooks on this machine only. Nothing was changed. "
             f"Log in to {flags.on} and run it there, without --on"
         )
-    if not flags.dry_run:
+    if not flags.dry_run and not runbook.reads_only:
         policy.check(environment, flags.ticket)
     request = Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
     _raise_lab(environment, console)
@@ -121,6 +140,8 @@ def _raise_lab(environment: Environment, console: Console) -> None:
 
 
 def _run_locked(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:
+    if request.runbook.reads_only and not flags.dry_run:
+        return _read(request, flags, console, key)
     if flags.dry_run:
         _plan(request, console, JOURNAL)
         return _seal_and_tell(request, flags, console, key)
@@ -138,6 +159,27 @@ def _run_locked(request: Request, flags: Flags, console: Console, key: SigningKe
         lock.release()
 
 
+def _read(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:
+    """Run what changes nothing: at once, in this process, without lock or confirmation; it leaves the same evidence."""
+    results: list[Any] = []
+    _write_plan(results, request)
+    with RunView(console, f"{request.runbook.name} on {request.environment.name}") as view:
+        try:
+            run_in_process(request, view.update, results)
+        except RunFailed as failure:
+            _refuse_parameter(failure)
+        except (CredscaleError, KeyboardInterrupt):
+            pass  # the journal tells
+    return _seal_and_tell(request, flags, console, key, results)
+
+
+def _refuse_parameter(failure: RunFailed) -> None:
+    """Raise what a step found wrong with a parameter, which no target could take."""
+    reason = failure.__cause__.__cause__ if failure.__cause__ is not None else None
+    if isinstance(reason, EnvironmentInvalid):
+        raise reason from None
+
+
 def _plan(request: Request, console: Console, journal: str) -> int | None:
     """Run the runbook dry, write plan.json and show it.
 
@@ -151,14 +193,13 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
             begin(ctx, request)
             request.runbook(ctx, **request.params)
     except RunFailed as failure:
-        reason = failure.__cause__.__cause__ if failure.__cause__ is not None else None
-        if isinstance(reason, EnvironmentInvalid):  # a step found a parameter that no target could take
-            raise reason from None
+        _refuse_parameter(failure)
         return None
     finally:
-        _write_plan(ctx, request)
+        _write_plan(ctx.results, request)
         ctx.clients.close()
         ctx.journal.close()
+    _warn(console, ctx.results)
     if not ctx.changes:
         console.print("Plan: nothing to change; the run checks and proves only.")
         return 0
@@ -169,15 +210,23 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
     return ctx.changes
 
 
-def _write_plan(ctx: Context, request: Request) -> None:
+def _warn(console: Console, results: list[Result]) -> None:
+    """Show what somebody should read before confirming."""
+    for result in results:
+        for row in problem_rows(result.output):
+            text = f"  {row['severity']} {row.get('check', result.step)}: {row.get('finding', '')}"
+            console.print(text + (f" ({row['remedy']})" if row.get("remedy") else ""), markup=False, soft_wrap=True)
+
+
+def _write_plan(results: list[Result], request: Request) -> None:
     import hashlib
 
     plan: dict[str, Any] = {
         "runbook": request.runbook.name,
         "environment": request.environment.name,
         "params": request.params,
-        "changes": [{"step": result.step, "change": change} for result in ctx.results for change in result.changes],
-        "steps": [{"step": result.step, "status": result.status, "summary": result.summary} for result in ctx.results],
+        "changes": [{"step": result.step, "change": change} for result in results for change in result.changes],
+        "steps": [{"step": result.step, "status": result.status, "summary": result.summary} for result in results],
     }
     plan["sha256"] = hashlib.sha256(to_json(plan).encode()).hexdigest()
     (request.folder / "plan.json").write_text(json.dumps(plan, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -189,7 +238,7 @@ def _execute(request: Request, flags: Flags, console: Console) -> list[Any] | No
     with RunView(console, title) as view:
         from credscale.frontends import notebook
 
-        if not flags.in_process and request.runbook.has_notebook:
+        if not flags.in_process and request.runbook.has_notebook and not request.runbook.reads_only:
             notebook.run_notebook(request, view.update)
             return None
         if request.runbook.has_notebook:
@@ -225,6 +274,8 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
     last: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
     started = next((event for event in events if event["event"] == "run_started"), {})
     changes = _changes_in(folder)
+    for table in _tables(request, flags, events):
+        console.print(table)
     if status == "ok":
         done = (
             "planned, nothing was changed"
@@ -245,6 +296,14 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
         console.print(f"Verify:   invoke report.verify {folder}", soft_wrap=True, markup=False)
     else:
         console.print(f"Next:     {_again(request.runbook, flags)}", soft_wrap=True, markup=False)
+
+
+def _tables(request: Request, flags: Flags, events: list[dict[str, Any]]) -> Iterator[Any]:
+    """Yield the tables people look for: those of single steps and of what only reads, and of a step that failed."""
+    single = request.runbook.reads_only or not request.runbook.has_notebook
+    for event in events:
+        if event["event"] == "step_finished" and ((single and not flags.dry_run) or event["status"] == "failed"):
+            yield from tables_of(event["output"])
 
 
 def _again(runbook: Runbook, flags: Flags) -> str:

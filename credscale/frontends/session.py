@@ -91,12 +91,13 @@ def open_context(request: Request, *, dry_run: bool = False, journal: str = JOUR
         Clients(request.environment, secrets),
         secrets,
         dry_run=dry_run,
+        reads_only=request.runbook.reads_only,
         folder=request.folder,
     )
 
 
 def begin(ctx: Context, request: Request) -> None:
-    """Take the lease unless this is a dry run, and write the journal's first line.
+    """Take the lease unless this run changes nothing, and write the journal's first line.
 
     Raises:
         Refused: somebody else works on the target.
@@ -117,7 +118,7 @@ def begin(ctx: Context, request: Request) -> None:
         params=request.params,
         **_target(ctx),
     )
-    ctx.lease = plan_lease(ctx) if ctx.dry_run else take_lease(ctx, request)
+    ctx.lease = plan_lease(ctx) if ctx.dry_run or ctx.reads_only else take_lease(ctx, request)
 
 
 def _abort(ctx: Context, error: CredscaleError) -> None:
@@ -142,7 +143,7 @@ def _target(ctx: Context) -> dict[str, str]:
 
 
 def plan_lease(ctx: Context) -> Lease:
-    """Return what a plan may know of the lease: what an earlier run left to put back."""
+    """Return what a run that changes nothing may know of the lease: what an earlier run left to put back."""
     from pymongo.errors import PyMongoError
 
     if ctx.environment.mongo is None:
@@ -221,7 +222,7 @@ def open_run(
     from credscale.frontends import policy
 
     inventory = load(environment or os.environ.get(ENVIRONMENT, "lab"))
-    if not run_folder:
+    if not run_folder and not runbook.reads_only:
         policy.check(inventory, ticket)
         if inventory.policy.confirm != "none" and confirm != inventory.name:
             raise Refused(

@@ -17,7 +17,7 @@ from credscale.mongo.balancing import (
 )
 from credscale.mongo.disk import verify_disk
 from credscale.mongo.monitoring import monitor_distribution
-from credscale.mongo.preflight import preflight
+from credscale.mongo.preflight.step import preflight
 from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
 from credscale.mongo.verification import record_verification, verify_counts, verify_digest
 

@@ -13,7 +13,7 @@ from credscale.core.step import Status
 from credscale.mongo import checks, facts, members, operations
 from credscale.mongo.checks import Check
 from credscale.mongo.disk import needed_on_shard
-from credscale.mongo.preflight import preflight
+from credscale.mongo.preflight.step import preflight
 from credscale.mongo.settings import parse_settings
 from tests.mongo.conftest import KEY, NAMESPACE
 
@@ -163,7 +163,7 @@ def test_settings_and_migrations() -> None:
 def test_every_stop_is_listed_with_its_remedy(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     notes: list[str] = []
     monkeypatch.setattr(ctx, "note", notes.append)
-    module = "credscale.mongo.preflight"
+    module = "credscale.mongo.preflight.step"
     monkeypatch.setattr(f"{module}._servers", lambda *_: [Check("a", "stop", "first", "do this")])
     monkeypatch.setattr(f"{module}._strays", lambda *_: [Check("b", "stop", "second", "do that")])
     monkeypatch.setattr(f"{module}._oplogs", lambda *_: [])
@@ -280,7 +280,7 @@ def test_moves_of_any_collection_are_seen() -> None:
 def test_another_collections_moves_are_told_before_it_is_sharded(
     cluster: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "credscale.mongo.preflight"
+    module = "credscale.mongo.preflight.step"
     for name in ("_servers", "_strays", "_values", "_oplogs"):
         monkeypatch.setattr(f"{module}.{name}", lambda *_: [])
     cluster.migrations = [{"ns": "shop.other", "fromShard": "shard1", "toShard": "shard2"}]

@@ -1,0 +1,79 @@
+"""The tables of a step's output on the terminal: every list of flat rows in it, worst severity in red."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from credscale.frontends.progress import human_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+MOST_ROWS = 100
+REPORT_ONLY = {"reason", "command"}  # too long for a terminal
+STYLES = {
+    "stop": "bold red", "failed": "bold red", "warn": "yellow", "unknown": "magenta", "skipped": "magenta",
+    "note": "cyan", "ok": "green", "down": "bold red",
+}  # fmt: skip
+BYTES = ("bytes", "size", "free", "needed", "used")
+
+
+def tables_of(output: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """Yield a table for every list of flat rows in an output, ``rows`` first.
+
+    Args:
+        output: a Result's output.
+    """
+    lists = {name: value for name, value in output.items() if _is_table(value)}
+    first = {"rows": lists.pop("rows")} if "rows" in lists else {}
+    shown: list[Any] = []
+    for name, rows in (first | lists).items():
+        if rows in shown:  # a list that stands there under two names
+            continue
+        shown.append(rows)
+        yield _table(name, rows[:MOST_ROWS])
+        if len(rows) > MOST_ROWS:
+            yield Text(f"… and {len(rows) - MOST_ROWS} more in the report", "dim")
+
+
+def problem_rows(output: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that a person should read before going on: warnings, and what could not be looked at."""
+    rows = output.get("rows", [])
+    return [row for row in rows if isinstance(row, dict) and row.get("severity") in ("warn", "unknown", "skipped")]
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and _flat(row) for row in value)
+
+
+def _flat(row: Mapping[str, Any]) -> bool:
+    return not any(isinstance(value, list | dict) for value in row.values())
+
+
+def _table(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    rows = list(rows)
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in REPORT_ONLY]
+    title = "" if name == "rows" else name.replace("_", " ")
+    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for column in columns:
+        numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(column, row.get(column)) for column in columns))
+    return table
+
+
+def _cell(column: str, value: Any) -> Text:
+    if value is None:
+        return Text("–", "dim")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, int | float):
+        if column.split("_")[-1] in BYTES or column.startswith("bytes"):
+            return Text(human_bytes(value))
+        return Text(f"{value:,}" if isinstance(value, int) else f"{value:,.2f}".rstrip("0").rstrip("."))
+    text = str(value)
+    return Text(text, STYLES.get(text, ""))
