@@ -1,6 +1,6 @@
 """Print credscale's figures as ratios against what a user would do instead, measured in one run.
 
-    python tests/benchmarks/run.py [--only list,first,notebook,backup,memory]
+    python tests/benchmarks/run.py [--only list,first,notebook,preflight,backup,digest,memory]
 
 Every figure is the median of the runs named beside it. Nothing here asserts a time; read the table.
 """
@@ -78,6 +78,10 @@ def migrations(names: list[str]) -> list[Row]:
             first = seconds(run, ROOT, env)
             if "first" in names:
                 rows.append(("first command, 20,000 documents", f"{first:.1f} s", "-", "-", "under 60 s"))
+            if "preflight" in names:
+                look = [*INVOKE, "mongo.preflight", "--env", str(env_file)]
+                whole = statistics.median(seconds(look, ROOT, env) for _ in range(3))
+                rows.append(("pre-flight, all checks, with invoke's start", f"{whole:.1f} s", "-", "-", "-"))
             if "notebook" in names:
                 notebook = statistics.median(seconds(run, ROOT, env) for _ in range(3))
                 process = statistics.median(seconds([*run, "--in-process"], ROOT, env) for _ in range(3))
@@ -118,6 +122,9 @@ def backup_and_memory(names: list[str]) -> list[Row]:
                 )
             if "backup" in names:
                 rows.append(_against_mongodump(folder, port, results["dump", 200_000]))
+            if "digest" in names:
+                done = subprocess.run([*worker, "plain", port, "200000"], check=True, capture_output=True, text=True)
+                rows += _digest_rows(port, results["digest", 200_000], json.loads(done.stdout))
         finally:
             server.terminate()
             server.wait(30)
@@ -139,17 +146,34 @@ def _against_mongodump(folder: str, port: str, native: dict[str, float]) -> Row:
     )
 
 
+def _digest_rows(port: str, ours: dict[str, float], plain: dict[str, float]) -> list[Row]:
+    """The digest against a loop over find() that hashes, and against mongodump piped into sha256sum."""
+
+    def speed(run: dict[str, float]) -> str:
+        each, megabytes = 200_000 / run["seconds"], run["mb"] / run["seconds"]
+        return f"{run['seconds']:.1f} s, {each:,.0f} documents/s, {megabytes:.0f} MB/s"
+
+    name, ratio = "digest, 200,000 documents", ours["seconds"] / plain["seconds"]
+    rows = [(name, speed(ours), f"{speed(plain)} (find() and sha256)", f"{ratio:.2f}", "at most 1.0")]
+    if shutil.which("mongodump") is None:
+        return [*rows, (name, speed(ours), "mongodump is not on PATH", "not measured", "at most 1.0")]
+    uri = f"--uri mongodb://127.0.0.1:{port}/ --db bench --collection docs200000 --archive"
+    other = seconds(["bash", "-o", "pipefail", "-c", f"mongodump {uri} | sha256sum"], ROOT)
+    other_speed = f"{other:.1f} s (mongodump | sha256sum)"
+    return [*rows, (name, speed(ours), other_speed, f"{ours['seconds'] / other:.2f}", "at most 1.0")]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="list,first,notebook,backup,memory")
+    parser.add_argument("--only", default="list,first,notebook,preflight,backup,digest,memory")
     names = parser.parse_args().only.split(",")
     rows: list[Row] = []
     if "list" in names:
         rows += listing()
-    if {"first", "notebook"} & set(names):
+    if {"first", "notebook", "preflight"} & set(names):
         rows += migrations(names)
-    if {"backup", "memory"} & set(names):
+    if {"backup", "digest", "memory"} & set(names):
         rows += backup_and_memory(names)
     table = Table("what", "credscale", "against", "ratio", "aim")
     for row in rows:

@@ -1,10 +1,11 @@
 """The measured halves of the benchmarks, each in a process of its own so that its peak memory is its own.
 
-python worker.py FOLDER serve | fill PORT COUNT | dump PORT COUNT | digest PORT COUNT
+python worker.py FOLDER serve | fill PORT COUNT | dump PORT COUNT | digest PORT COUNT | plain PORT COUNT
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import resource
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import bson
 from pymongo import MongoClient
 
 from credscale.lab.documents import make_documents
@@ -50,7 +52,7 @@ def serve(folder: Path) -> None:
 
 
 def measure(folder: Path, what: str, port: int, count: int) -> dict[str, float]:
-    """Dump or digest a collection; return seconds, megabytes and this process's peak memory."""
+    """Dump, digest or plainly hash a collection; return seconds, megabytes and this process's peak memory."""
     client: MongoClient[dict[str, Any]] = MongoClient("127.0.0.1", port, directConnection=True)
     collection = client["bench"][f"docs{count}"]
     start = time.perf_counter()
@@ -58,6 +60,12 @@ def measure(folder: Path, what: str, port: int, count: int) -> dict[str, float]:
         entry = next(iter(client["bench"].list_collections(filter={"name": collection.name})))
         facts = backup.BackupFacts(collection.full_name, "bench", entry["info"]["uuid"].hex(), sharded=False)
         size = backup.dump(collection, folder / f"dump{count}", facts=facts, needed=0).bytes
+    elif what == "plain":  # what people write when they have no tool
+        whole, size = hashlib.sha256(), 0
+        for document in collection.find().sort("_id", 1):
+            raw = bson.encode(document)
+            whole.update(raw)
+            size += len(raw)
     else:
         size = digest.digest_documents(scan.scan_raw(collection)).bytes
     seconds = time.perf_counter() - start
