@@ -167,16 +167,16 @@ def _read(request: Request, flags: Flags, console: Console, key: SigningKey) -> 
         try:
             run_in_process(request, view.update, results)
         except RunFailed as failure:
-            _refuse_parameter(failure)
+            _raise_refusal(failure)
         except (CredscaleError, KeyboardInterrupt):
             pass  # the journal tells
     return _seal_and_tell(request, flags, console, key, results)
 
 
-def _refuse_parameter(failure: RunFailed) -> None:
-    """Raise what a step found wrong with a parameter, which no target could take."""
+def _raise_refusal(failure: RunFailed) -> None:
+    """Raise what a step found wrong with a parameter, which no target could take, or what it wants a person to accept."""
     reason = failure.__cause__.__cause__ if failure.__cause__ is not None else None
-    if isinstance(reason, EnvironmentInvalid):
+    if isinstance(reason, EnvironmentInvalid | Refused):
         raise reason from None
 
 
@@ -193,7 +193,7 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
             begin(ctx, request)
             request.runbook(ctx, **request.params)
     except RunFailed as failure:
-        _refuse_parameter(failure)
+        _raise_refusal(failure)
         return None
     finally:
         _write_plan(ctx.results, request)

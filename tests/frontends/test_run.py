@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from credscale import Context, Finding, runbook, step
-from credscale.core.errors import EnvironmentInvalid, PreconditionFailed
+from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, Refused
 from credscale.core.runbook import Runbook
 from credscale.evidence import manifest
 from credscale.frontends.run import Flags, run
@@ -24,6 +24,8 @@ def set_value(ctx: Context, *, value: int) -> Finding:
     """Set a value."""
     if value > 100:
         raise EnvironmentInvalid(f"value {value} is not from 0 to 100")
+    if value == 66:
+        raise Refused("66 needs --accept-sixty-six")
     if TARGET.get("value") == value:
         return Finding(f"the value is {value} already")
     ctx.apply(f"set the value to {value}", TARGET.__setitem__, "value", value)
@@ -118,6 +120,7 @@ def test_a_polite_kill_is_recorded_and_sealed(asked: Any, capsys: pytest.Capture
         ({"env": "nowhere"}, 2, "invalid", "no environment 'nowhere'"),
         ({"params": {"value": "x"}}, 2, "invalid", "whole number"),
         ({"params": {"value": "500"}}, 2, "invalid", "not from 0 to 100"),
+        ({"params": {"value": "66"}}, 3, "refused", "--accept-sixty-six"),
         ({"params": {"valeu": "5"}}, 2, "invalid", "no parameter 'valeu'"),
         ({"on": "bastion"}, 3, "refused", "--on bastion"),
     ],
