@@ -174,7 +174,7 @@ def _read(request: Request, flags: Flags, console: Console, key: SigningKey) -> 
 
 
 def _raise_refusal(failure: RunFailed) -> None:
-    """Raise what a step found wrong with a parameter, which no target could take, or what it wants a person to accept."""
+    """Raise what a step found wrong with a parameter, or what it wants a person to accept."""
     reason = failure.__cause__.__cause__ if failure.__cause__ is not None else None
     if isinstance(reason, EnvironmentInvalid | Refused):
         raise reason from None
