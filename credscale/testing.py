@@ -18,6 +18,7 @@ import pytest
 
 from credscale import lab as labs
 from credscale.lab.cluster import connect
+from credscale.lab.engines import PROGRAMS as BINARIES
 from credscale.lab.engines import Tuning, find_program
 from credscale.lab.processes import stop
 from credscale.lab.seeding import seed
@@ -34,6 +35,7 @@ REQUIRE = "CREDSCALE_REQUIRE"
 LAB_DOCUMENTS = 500
 TUNING = Tuning(round_seconds=0.2, oplog_entries=12_000)
 MODULES = {"secantusdb": "secantus"}  # services that are Python packages rather than programs
+PROGRAMS = {"ssh": "sshd", "redis": "redis-server", "docker": "dockerd"}
 _numbers = itertools.count(1)
 
 
@@ -127,24 +129,33 @@ def require(service: str) -> str:
     """Skip the test when a service is absent, or fail it where it must be there.
 
     Args:
-        service: a program, such as ``mongod`` or ``redis-server``, or ``secantusdb``. ``CREDSCALE_REQUIRE`` lists, with
+        service: a program, such as ``mongod``, or one of the names ``ssh``, ``redis``, ``docker``, ``secantusdb`` and
+            ``mongo``: MongoDB's own programs in the folder ``$CREDSCALE_MONGO_BIN``. ``CREDSCALE_REQUIRE`` lists, with
             commas, what must be there (``all``: everything), so that a CI job cannot pass by skipping.
 
     Returns:
-        the path of the program, or the name of the package.
+        the path of the program or folder, or the name of the package.
     """
     if service in MODULES:
         found = MODULES[service] if find_spec(MODULES[service]) is not None else None
+    elif service == "mongo":
+        found = _mongo_folder()
     elif service in ("mongod", "mongos"):
         found = find_program(service)
     else:
-        found = shutil.which(service)
+        found = shutil.which(PROGRAMS.get(service, service))
     if found is not None:
         return found
     required = {name.strip() for name in os.environ.get(REQUIRE, "").split(",")}
     if required & {service, "all"}:
         pytest.fail(f"{service} is missing, and {REQUIRE} says that it must be there", pytrace=False)
-    pytest.skip(f"needs {service}")
+    pytest.skip(f"needs {service}" + (f": set {BINARIES} to the folder of mongod and mongos" * (service == "mongo")))
+
+
+def _mongo_folder() -> str | None:
+    folder = os.environ.get(BINARIES)
+    there = folder and all(shutil.which(program, path=folder) for program in ("mongod", "mongos"))
+    return folder if there else None
 
 
 @pytest.fixture
