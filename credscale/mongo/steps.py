@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from credscale.mongo.advice.acceptance import shard_key_accepted
+from credscale.mongo.advice.steps import advise_shard_key, find_breaking_writes
 from credscale.mongo.backup_steps import backup, restore_check
 from credscale.mongo.balancing import (
     restore_balancer,
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STEPS",
+    "advise_shard_key",
     "backup",
     "create_shard_key_index",
     "enable_sharding",
+    "find_breaking_writes",
     "monitor_distribution",
     "preflight",
     "record_verification",
@@ -37,6 +41,7 @@ __all__ = [
     "set_balancer_window",
     "set_chunk_size",
     "shard_collection",
+    "shard_key_accepted",
     "start_balancer",
     "stop_balancer",
     "verify_counts",
@@ -45,6 +50,9 @@ __all__ = [
 ]
 
 STEPS: list[Step[Any]] = [
+    advise_shard_key,
+    find_breaking_writes,
+    shard_key_accepted,
     preflight,
     verify_disk,
     backup,
