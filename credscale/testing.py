@@ -25,7 +25,7 @@ from credscale.lab.seeding import seed
 from credscale.lab.state import LabState, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pymongo import MongoClient
@@ -87,6 +87,16 @@ class Faults:
         """Order exactly these faults, such as ``lose=1`` or ``abort="reason"``; they hold from the next look on."""
         write_file(self._path, json.dumps(faults))
         return self
+
+    def elect(self, *sets: str, seconds: float, codes: Sequence[int] = ()) -> Faults:
+        """Order exactly this: the replica sets, such as ``config`` or a shard's name, have no primary from now on.
+
+        Args:
+            sets: the names.
+            seconds: how long.
+            codes: the errors to answer with in turn; empty: those of a present-day mongos.
+        """
+        return self.set(election={"sets": sets, "until": time.time() + seconds, "codes": codes})
 
     def clear(self) -> None:
         """Order no faults."""

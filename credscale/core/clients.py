@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from credscale.core.errors import ConnectFailed, EnvironmentInvalid
+from credscale.core.errors import ConnectFailed, EnvironmentInvalid, MissingExtra, UnknownTarget
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
+    from redis import Redis
 
-    from credscale.core.environment import Environment
+    from credscale.core.environment import Environment, Host
+    from credscale.core.machines import Machine
     from credscale.core.secrets import Secrets
 
 CONNECT_SECONDS = 5.0
@@ -35,8 +38,10 @@ class Clients:
 
     def __init__(self, environment: Environment, secrets: Secrets, *, select_timeout: float = SELECT_SECONDS) -> None:
         self._environment, self._secrets, self._select = environment, secrets, select_timeout
-        self._open: dict[tuple[str, float], MongoClient[dict[str, Any]]] = {}
+        self._open: dict[tuple[str, str, float], MongoClient[dict[str, Any]]] = {}
         self._router: str | None = None
+        self._machines: dict[str, Machine] = {}
+        self._redis: dict[tuple[str, float], Redis] = {}
 
     def mongo(self, *, timeout: float = COMMAND_SECONDS) -> MongoClient[dict[str, Any]]:
         """Return a connection to one mongos, the same for the whole run.
@@ -66,6 +71,54 @@ class Clients:
             timeout: seconds a single reply may take.
         """
         return self._connect(address, timeout)
+
+    def mongo_loopback(
+        self, address: str, *, log_in: bool, timeout: float = COMMAND_SECONDS
+    ) -> MongoClient[dict[str, Any]]:
+        """Return a connection to a process over the loopback of the machine it runs on.
+
+        That is the one way to which MongoDB's localhost exception applies, while there is no user yet (§2.5); to a
+        remote machine it leads through SSH. TLS options are those of ``mongo.uri``, but for the host name, of which
+        SSH has made sure.
+
+        Args:
+            address: ``host:port`` as the inventory names the process.
+            log_in: whether to log in as the administrator of ``mongo.deploy.admin``; without one nobody logs in.
+            timeout: seconds a single reply may take.
+
+        Raises:
+            EnvironmentInvalid: the address is on no machine of the inventory.
+        """
+        machine = self._environment.machine_of(address)
+        if machine is None:
+            raise EnvironmentInvalid(f"{address} is on no machine of the section hosts")
+        way = self.machine(machine).tunnel(int(address.rpartition(":")[2]))
+        deploy = self._environment.mongo.deploy if self._environment.mongo is not None else None
+        login: dict[str, str] = {}
+        if log_in and deploy is not None and deploy.admin is not None:
+            password = self._secrets.resolve(deploy.admin.password)
+            login = {"username": deploy.admin.user, "password": password, "authSource": "admin"}
+        return self._connect(way, timeout, login=login)
+
+    def machine(self, name: str) -> Machine:
+        """Return a machine of the inventory, the same for the whole run; the empty name is this one.
+
+        Raises:
+            UnknownTarget: no such host.
+        """
+        from credscale.core.machines import LocalMachine, SshMachine
+
+        if name not in self._machines:
+            self._machines[name] = SshMachine(name, *self._way_to(name)) if name else LocalMachine()
+        return self._machines[name]
+
+    def _way_to(self, name: str) -> tuple[Host, tuple[str, Host] | None]:
+        hosts = self._environment.hosts
+        for wanted in (name, hosts[name].jump if name in hosts else None):
+            if wanted is not None and wanted not in hosts:
+                raise UnknownTarget(f"no host {wanted!r} in the section hosts. Known: {', '.join(hosts) or 'none'}")
+        jump = hosts[name].jump
+        return hosts[name], (jump, hosts[jump]) if jump is not None else None
 
     def mongo_uri(self) -> str:
         """Return the resolved connection string, for a child's standard input or a mode 0600 file and nothing else.
@@ -101,19 +154,33 @@ class Clients:
             "Check that it runs and that mongo.uri names it"
         )
 
-    def _connect(self, address: str, timeout: float) -> MongoClient[dict[str, Any]]:
+    def _connect(
+        self, address: str, timeout: float, *, login: dict[str, str] | None = None
+    ) -> MongoClient[dict[str, Any]]:
+        """Return a kept connection.
+
+        Args:
+            address: host:port, or the path of a socket.
+            timeout: seconds a single reply may take.
+            login: driver options of another login than the connection string's, empty for none; None for that one.
+        """
         from pymongo import MongoClient
         from pymongo.uri_parser import parse_uri
 
-        key = (address, timeout)
+        key = (address, "" if login is None else login.get("username", "nobody"), timeout)
         if key not in self._open:
             parsed = parse_uri(self.mongo_uri())
             options = {name: value for name, value in parsed["options"].items() if name.lower() not in _OURS}
-            if parsed["username"]:
+            if login is not None:
+                kept = {name: value for name, value in options.items() if not name.lower().startswith("auth")}
+                options = kept | login
+                if options.get("tls"):
+                    options["tlsAllowInvalidHostnames"] = True
+            elif parsed["username"]:
                 options |= {"username": parsed["username"], "password": parsed["password"]}
                 options.setdefault("authSource", parsed["database"] or "admin")
             self._open[key] = MongoClient(
-                address,
+                f"mongodb://{quote(address, safe='')}" if address.startswith("/") else address,
                 directConnection=True,
                 appname="credscale",
                 connectTimeoutMS=int(CONNECT_SECONDS * 1000),
@@ -123,8 +190,61 @@ class Clients:
             )
         return self._open[key]
 
+    def redis_node(self, address: str, *, timeout: float = CONNECT_SECONDS) -> Redis:
+        """Return a direct connection to one node of the Redis Cluster, which tries everything once.
+
+        Replies are text as RESP2 has it, the same from every server and version (§1.5); bytes that are no UTF-8 come
+        as surrogates and go back as what they were.
+
+        Args:
+            address: ``host:port``.
+            timeout: seconds for the connection, and again for each reply.
+
+        Raises:
+            EnvironmentInvalid: the environment has no section redis.
+            MissingExtra: the driver is not installed.
+        """
+        section = self._environment.redis
+        if section is None:
+            raise EnvironmentInvalid(f"the environment {self._environment.name!r} has no section redis")
+        try:
+            from redis import Redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError:
+            raise MissingExtra("redis", "redis", "Redis Cluster") from None
+        key = (address, timeout)
+        if key not in self._redis:
+            host, _, port = address.rpartition(":")
+            options: dict[str, Any] = {}
+            if section.password is not None:
+                options = {"username": section.user, "password": self._secrets.resolve(section.password)}
+            if section.tls is not None:
+                options |= {
+                    "ssl": True, "ssl_ca_certs": section.tls.ca, "ssl_certfile": section.tls.certificate,
+                    "ssl_keyfile": section.tls.key,
+                }  # fmt: skip
+            self._redis[key] = Redis(
+                host.strip("[]"),
+                int(port),
+                socket_timeout=timeout,
+                socket_connect_timeout=timeout,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+                decode_responses=True,
+                encoding_errors="surrogateescape",
+                **options,
+            )
+        return self._redis[key]
+
     def close(self) -> None:
         """Close every connection."""
         for client in self._open.values():
             client.close()
         self._open.clear()
+        for node in self._redis.values():
+            node.close()
+        self._redis.clear()
+        for machine in self._machines.values():
+            machine.close()
+        self._machines.clear()

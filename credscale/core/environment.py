@@ -7,152 +7,35 @@ really needs an environment, because pydantic would slow ``invoke --list`` down.
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError
 
+from credscale.core.addresses import is_loopback
 from credscale.core.errors import EnvironmentInvalid, UnknownTarget
-from credscale.core.secrets import has_password, is_reference
+from credscale.core.sections import (
+    Host,
+    Lab,
+    MaintenanceWindow,
+    Mongo,
+    Policy,
+    Redis,
+    Section,
+)
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Iterator
+
+    Location = tuple[int | str, ...]
+
+__all__ = ["ENVIRONMENTS", "Environment", "Host", "MaintenanceWindow", "Policy", "find", "load", "names"]
 
 ENVIRONMENTS = Path("runbooks/environments")
-Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-_DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_CLOCK = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 
 
-def _clock(text: str) -> str:
-    if not _CLOCK.match(text):
-        raise ValueError(f"{text!r} is not a time of day HH:MM (00:00 to 23:59)")
-    return text
-
-
-def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} is not host:port with a port from 1 to 65535")
-    return text
-
-
-def _reference(text: str) -> str:
-    if not is_reference(text):
-        raise ValueError("must be a secret reference: env:NAME, file:PATH or keyring:SERVICE/USER")
-    return text
-
-
-Clock = Annotated[str, AfterValidator(_clock)]
-Address = Annotated[str, AfterValidator(_address)]
-Reference = Annotated[str, AfterValidator(_reference)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MaintenanceWindow(_Section):
-    """When changes are allowed, in local time."""
-
-    timezone: str = "UTC"
-    days: tuple[Day, ...] = _DAYS
-    start: Clock
-    stop: Clock
-
-    @field_validator("timezone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError(f"unknown time zone {name!r}; use an IANA name such as Europe/Berlin") from None
-        return name
-
-    def contains(self, moment: datetime) -> bool:
-        """Tell whether an aware moment lies inside; a window over midnight belongs to the day it starts on."""
-        local = moment.astimezone(ZoneInfo(self.timezone))
-        now, day = local.strftime("%H:%M"), local.weekday()
-        if self.start <= self.stop:
-            return _DAYS[day] in self.days and self.start <= now <= self.stop
-        if now >= self.start:
-            return _DAYS[day] in self.days
-        return now <= self.stop and _DAYS[day - 1] in self.days
-
-
-class Policy(_Section):
-    """What must hold before a run may change anything."""
-
-    confirm: Literal["none", "yes", "type-name"] = "yes"
-    require_ticket: bool = False
-    maintenance_window: MaintenanceWindow | None = None
-
-    @field_validator("confirm", mode="before")
-    @classmethod
-    def _unquoted(cls, value: object) -> object:
-        return "yes" if value is True else value  # YAML 1.1 reads a bare yes as true
-
-
-class ReplicaSet(_Section):
-    """A replica set and its members."""
-
-    replica_set: str
-    members: list[Address] = Field(min_length=1)
-
-
-class Mongo(_Section):
-    """A sharded cluster."""
-
-    uri: str
-    config_servers: ReplicaSet | None = None
-    shards: list[ReplicaSet] = Field(default_factory=list)
-    routers: list[Address] = Field(default_factory=list)
-
-    @field_validator("uri")
-    @classmethod
-    def _no_password(cls, uri: str) -> str:
-        if is_reference(uri):
-            return uri
-        if has_password(uri):
-            raise ValueError("holds a password; put the connection string elsewhere and name it: env:NAME or file:PATH")
-        if not uri.startswith(("mongodb://", "mongodb+srv://")):
-            raise ValueError("must be a secret reference or start with mongodb://")
-        for node in uri.split("://", 1)[1].split("/")[0].split(","):
-            if ":" in node:
-                _address(node)
-        return uri
-
-
-class Redis(_Section):
-    """A Redis Cluster."""
-
-    nodes: list[Address] = Field(min_length=1)
-    password: Reference | None = None
-
-
-class Host(_Section):
-    """A machine reached over SSH."""
-
-    address: str
-    port: int = Field(22, ge=1, le=65535)
-    user: str | None = None
-    key: str | None = None
-    jump: str | None = None
-    known_hosts: str | None = None
-
-
-class Lab(_Section):
-    """The embedded cluster on this machine; an environment with this section starts it by itself."""
-
-    directory: str = ".credscale/lab"
-    documents: int = Field(20_000, ge=0)
-    engine: Literal["auto", "real", "simulated"] = "auto"
-
-
-class Environment(_Section):
+class Environment(Section):
     """One environment: targets and rules."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -166,6 +49,18 @@ class Environment(_Section):
     tickets: dict[str, Any] = Field(default_factory=dict)
     runbooks: dict[str, dict[str, str | int | float | bool]] = Field(default_factory=dict)
     path: Path = Field(default=Path(), exclude=True)
+
+    def machine_of(self, address: str) -> str | None:
+        """Return the host of the inventory on which a process listens; empty for this machine, None when unknown.
+
+        Args:
+            address: ``host:port``; the host is a name in ``hosts``, the address of one, or a loopback name.
+        """
+        host = address.rpartition(":")[0].strip("[]")
+        for name, entry in self.hosts.items():
+            if host in (name, entry.address):
+                return name
+        return "" if is_loopback(host) else None
 
     def defaults_for(self, runbook: str, inherited: set[str]) -> dict[str, str | int | float | bool]:
         """Return this environment's own parameter values for a runbook; flags override them.
@@ -227,10 +122,67 @@ def load(name: str) -> Environment:
     if "path" in data:
         raise EnvironmentInvalid(f"{path}: line {_line(root, ('path',))}: path: unknown key")
     try:
-        return Environment.model_validate(data | {"path": path.resolve()})
+        environment = Environment.model_validate(data | {"path": path.resolve()})
     except ValidationError as error:
         problems = [_explain(path, root, problem) for problem in error.errors(include_input=False, include_url=False)]
         raise EnvironmentInvalid("\n".join(problems)) from None
+    problems = [
+        f"{path}: line {_line(root, place)}: {_dotted(place)}: {text}" for place, text in _mismatches(environment)
+    ]
+    if problems:
+        raise EnvironmentInvalid("\n".join(problems))
+    return environment
+
+
+def _mismatches(environment: Environment) -> Iterator[tuple[Location, str]]:
+    """Find what each section for itself allows, but not together with the others."""
+    for name, host in environment.hosts.items():
+        if host.jump is not None and (host.jump == name or host.jump not in environment.hosts):
+            yield ("hosts", name, "jump"), f"{host.jump!r} is not another host of the section hosts"
+    mongo = environment.mongo
+    if mongo is None or mongo.deploy is None:
+        return
+    for key, present in (
+        ("config_servers", mongo.config_servers),
+        ("shards", mongo.shards),
+        ("routers", mongo.routers),
+    ):
+        if not present:
+            yield ("mongo", "deploy"), f"needs mongo.{key}"
+    seen: set[str] = set()
+    for place, address in _members(mongo):
+        if address in seen:
+            yield place, f"{address} stands here twice"
+        seen.add(address)
+        if environment.machine_of(address) is None:
+            yield (
+                place,
+                (
+                    f"{address} is on no machine of the section hosts: add a host with this name or address, "
+                    "or use 127.0.0.1 for this machine"
+                ),
+            )
+        if mongo.deploy.security == "none" and not is_loopback(address.rpartition(":")[0].strip("[]")):
+            yield (
+                place,
+                (
+                    f"{address} would be open to everybody: security: none is for clusters whose addresses are all "
+                    "127.0.0.1 or localhost. Give mongo.deploy.security a key_file"
+                ),
+            )
+    if mongo.deploy.security == "none" and mongo.deploy.bind_ip:
+        yield ("mongo", "deploy", "bind_ip"), "is not allowed with security: none, which binds to the loopback only"
+
+
+def _members(mongo: Mongo) -> Iterator[tuple[Location, str]]:
+    """Yield the address of every process with its place in the file."""
+    for number, address in enumerate(mongo.config_servers.members if mongo.config_servers is not None else ()):
+        yield ("mongo", "config_servers", "members", number), address
+    for shard, replica_set in enumerate(mongo.shards):
+        for number, address in enumerate(replica_set.members):
+            yield ("mongo", "shards", shard, "members", number), address
+    for number, address in enumerate(mongo.routers):
+        yield ("mongo", "routers", number), address
 
 
 def _refuse_twins(path: Path, node: yaml.Node | None) -> None:
@@ -265,9 +217,13 @@ def _line(node: yaml.Node | None, location: tuple[int | str, ...]) -> int:
     return line
 
 
+def _dotted(location: Location) -> str:
+    return ".".join(str(part) for part in location)
+
+
 def _explain(path: Path, root: yaml.Node | None, problem: Any) -> str:
     location = tuple(problem["loc"])
-    key = ".".join(str(part) for part in location)
+    key = _dotted(location)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         valid = _valid_keys(location[:-1])

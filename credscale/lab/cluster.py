@@ -108,7 +108,7 @@ def _start_missing(
 
 def _form_replica_set(process: Process, engine: str) -> None:
     """Initiate the replica set of one member and wait until it is primary."""
-    from credscale.mongo.deploy import initiate_replica_set, wait_primary
+    from credscale.mongo.deploy.replica_sets import initiate_replica_set, wait_primary
 
     plan = process.plan
     with connect(plan) as client:
@@ -130,7 +130,7 @@ def run_up_steps(state: LabState, note: Note) -> None:
         PreconditionFailed: the router refuses a shard.
         WaitTimeout: it did not list one in time.
     """
-    from credscale.mongo.deploy import add_shard
+    from credscale.mongo.deploy.shards import add_shard
 
     with connect(state.process("mongos").plan) as mongos:
         for process in state.processes:

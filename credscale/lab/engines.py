@@ -9,14 +9,13 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from credscale.core.errors import MissingExtra, PreconditionFailed
 from credscale.lab.processes import HOST, Plan, free_ports
-from credscale.lab.state import FAULTS, NAMES, read_ports, write_ports
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from credscale.lab.state import FAULTS, NAMES, read_ports, write_file, write_ports
+from credscale.mongo.deploy.config_files import settings_of, yaml_text
+from credscale.mongo.deploy.layout import ROUTER, Layout, Process, ReplicaSet
 
 REAL, SIMULATED, AUTO = "real", "simulated", "auto"
 ENGINES = (AUTO, REAL, SIMULATED)
@@ -24,7 +23,7 @@ PROGRAMS = "CREDSCALE_MONGO_BIN"
 CONFIG_SET = "configReplSet"
 SIMULATED_VERSION = "5.0.28"  # what the simulated router poses as; a cluster of one version
 MEMBERS = (("config", "config", CONFIG_SET), ("shard1", "shard", "shard1ReplSet"), ("shard2", "shard", "shard2ReplSet"))
-CACHE_GIGABYTES = "0.25"  # the least that mongod accepts; its default would take half of the machine's memory each
+CACHE_GIGABYTES = 0.25  # the least that mongod accepts; its default would take half of the machine's memory each
 
 
 @dataclass(frozen=True)
@@ -98,32 +97,37 @@ def plan_processes(directory: Path, engine: str, tuning: Tuning) -> list[Plan]:
     if set(ports) != set(NAMES):
         ports = dict(zip(NAMES, free_ports(len(NAMES)), strict=True))
         write_ports(folder, ports)
+    if engine == REAL:
+        return _real_plans(folder, ports)
     logs = directory / "logs"
     plans = []
     for name, role, replica_set in MEMBERS:
         data = folder / name
-        if engine == REAL:
-            command = _real_member(role, replica_set, ports[name], data)
-        else:
-            command = _simulated_member(role, replica_set, ports[name], data, tuning)
+        command = _simulated_member(role, replica_set, ports[name], data, tuning)
         plans.append(Plan(name, role, replica_set, ports[name], command, logs / f"{name}.log", data))
-    command = _real_router(ports) if engine == REAL else _simulated_router(ports, directory / FAULTS, tuning)
+    command = _simulated_router(ports, directory / FAULTS, tuning)
     return [*plans, Plan("mongos", "router", "", ports["mongos"], command, logs / "mongos.log", None)]
 
 
-def _real_member(role: str, replica_set: str, port: int, data: Path) -> tuple[str, ...]:
-    return (
-        _program("mongod"), "--configsvr" if role == "config" else "--shardsvr", "--replSet", replica_set,
-        "--bind_ip", HOST, "--port", str(port), "--dbpath", str(data), "--nounixsocket",
-        "--wiredTigerCacheSizeGB", CACHE_GIGABYTES, *_quick_end("mongod"),
-    )  # fmt: skip
+def _real_plans(folder: Path, ports: dict[str, int]) -> list[Plan]:
+    """Write the processes' configuration, rendered as for any deployment, and lay the processes out."""
+    from credscale.core.sections import Deploy
 
-
-def _real_router(ports: dict[str, int]) -> tuple[str, ...]:
-    return (
-        _program("mongos"), "--configdb", f"{CONFIG_SET}/{HOST}:{ports['config']}",
-        "--bind_ip", HOST, "--port", str(ports["mongos"]), "--nounixsocket", *_quick_end("mongos"),
-    )  # fmt: skip
+    deploy = Deploy.model_construct(
+        security="none", admin=None, tls=None, bind_ip="", cache_gb=CACHE_GIGABYTES, start="systemd"
+    )  # no daemons: this lab keeps its processes itself
+    sets = tuple(
+        ReplicaSet(name, (Process(role, name, f"{HOST}:{ports[key]}", "", str(folder)),)) for key, role, name in MEMBERS
+    )
+    router = Process(ROUTER, "", f"{HOST}:{ports['mongos']}", "", str(folder))
+    wanted = Layout(deploy, sets, (router,))
+    plans = []
+    for key, process in zip(NAMES, wanted.processes, strict=True):
+        write_file(Path(process.config), yaml_text(settings_of(process, wanted)).decode())
+        command = (_program(process.program), "--config", process.config, *_quick_end(process.program))
+        data = Path(process.data) if process.program == "mongod" else None
+        plans.append(Plan(key, process.role, process.replica_set, process.port, command, Path(process.log), data))
+    return plans
 
 
 def _simulated_member(role: str, replica_set: str, port: int, data: Path, tuning: Tuning) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Backups of one collection that are verified, found again, and tried by restoring.
+"""Backups of one collection that are verified and found again.
 
 A backup is a folder with mongodump's layout under ``dump/`` and a ``manifest.json``. The manifest is written last, so a
 folder without one was never finished. It names cluster and collection UUID, so that a later run takes up its own
@@ -8,73 +8,51 @@ backup and no other, and the logical time at which reading began: the shards' op
 from __future__ import annotations
 
 import errno
-import hashlib
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
-from pymongo.errors import BulkWriteError
 from pymongo.read_concern import ReadConcern
 
-from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.core.errors import PreconditionFailed
 from credscale.mongo import dump_files as files
-from credscale.mongo.backup_manifest import MANIFEST, BackupFacts, Manifest, find_backups, mark, now, read_manifest
-from credscale.mongo.digest import PROGRESS_EVERY, Digest, Digester, Progress
-from credscale.mongo.mongodump import Access, mongodump_path, run_mongodump
-from credscale.mongo.scan import scan_raw
+from credscale.mongo.backup_manifest import (
+    MANIFEST,
+    BackupFacts,
+    Manifest,
+    find_backups,
+    mark,
+    now,
+    read_manifest,
+    retained,
+)
+from credscale.mongo.backup_native import read_native
+from credscale.mongo.backup_point import UNKNOWN, Surroundings, describe
+from credscale.mongo.backup_reading import Engine, Job, Reading, refuse_unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from bson import Timestamp
     from pymongo.client_session import ClientSession
     from pymongo.collection import Collection
 
+    from credscale.mongo.digest import Progress
+
 __all__ = [
-    "Access",
     "BackupFacts",
     "Manifest",
     "dump",
     "find_backups",
     "majority_time",
     "mark",
-    "mongodump_path",
     "read_documents",
     "read_manifest",
-    "refuse_unsupported",
-    "restore",
     "verify",
 ]
 
-TOOL_VERSION = "credscale-native-1"
-BATCH_DOCUMENTS = 1000
-BATCH_BYTES = 16 * files.MEGABYTE
-
-
-def refuse_unsupported(entry: Mapping[str, Any]) -> None:
-    """Refuse what is no plain collection.
-
-    Args:
-        entry: the collection's listCollections entry.
-
-    Raises:
-        PreconditionFailed: names the collection and its kind.
-    """
-    options = entry.get("options", {})
-    kind = entry.get("type", "collection")
-    if options.get("capped"):
-        kind = "capped"
-    elif options.get("clusteredIndex"):
-        kind = "clustered"  # it has no `_id_` index, along which everything here reads
-    elif entry["name"].startswith("system."):
-        kind = "system"
-    if kind != "collection":
-        raise PreconditionFailed(
-            f"{entry['name']} is of the kind {kind!r}; only plain collections can be backed up here."
-        )
+# No room, above a quota, larger than the file system or a limit allows: the remedy is the same.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def dump(
@@ -83,7 +61,8 @@ def dump(
     *,
     facts: BackupFacts,
     needed: int,
-    access: Access | None = None,
+    read: Engine = read_native,
+    look: Callable[[], Surroundings] = lambda: UNKNOWN,
     on_progress: Progress | None = None,
 ) -> Manifest:
     """Back up one collection.
@@ -92,8 +71,9 @@ def dump(
         collection: the collection, through mongos or a replica set.
         folder: the backup's own folder; made where missing, closed to other users.
         facts: whose backup it is.
-        needed: the collection's uncompressed data size in bytes, as collStats gives it.
-        access: lets mongodump do it where it is installed; without it this process does.
+        needed: bytes that will be written, such as the collection's uncompressed data size.
+        read: the engine.
+        look: tells what the cluster does, before the pass and after it.
         on_progress: called with documents and bytes so far.
 
     Raises:
@@ -102,11 +82,36 @@ def dump(
     """
     entry = _collection_entry(collection, facts)
     _prepare(folder, needed)
-    started = now()
+    started, before = now(), look()
+    job = Job(collection, folder, entry, on_progress)
     try:
-        reading = _read(collection, folder, entry, access, on_progress)
+        with collection.database.client.start_session(causal_consistency=True) as session:
+            since = majority_time(collection, session)
+            reading = read(job, session)
+            until = majority_time(collection, session)
+        if reading.at is not None:  # it holds all up to there and nothing after
+            since = until = reading.at
+        after = look()
         files.publish(folder)
-        manifest = _manifest(folder, facts, started, reading)
+        manifest = Manifest(
+            folder=folder,
+            engine=reading.engine,
+            tool=reading.tool,
+            namespace=facts.namespace,
+            cluster_id=facts.cluster_id,
+            collection_uuid=facts.collection_uuid,
+            sharded_at_start=facts.sharded,
+            started=started,
+            finished=now(),
+            operation_time_start=since,
+            operation_time_end=until,
+            point=_point(reading, since, until, before, after),
+            documents=reading.survey.digest.documents,
+            bytes=reading.survey.bytes,
+            files=_file_facts(folder, facts.namespace, reading.survey),
+            digest=reading.survey.digest,
+            external=reading.external,
+        )
         files.write_json(folder / MANIFEST, manifest.to_json())
     except BaseException as error:
         _clean_up(folder, needed, error)
@@ -114,23 +119,13 @@ def dump(
     return manifest
 
 
-def _manifest(folder: Path, facts: BackupFacts, started: str, reading: _Reading) -> Manifest:
-    return Manifest(
-        folder=folder,
-        engine=reading.engine,
-        namespace=facts.namespace,
-        cluster_id=facts.cluster_id,
-        collection_uuid=facts.collection_uuid,
-        sharded_at_start=facts.sharded,
-        started=started,
-        finished=now(),
-        operation_time_start=reading.since,
-        operation_time_end=reading.until,
-        documents=reading.survey.digest.documents,
-        bytes=reading.survey.bytes,
-        files=_file_facts(folder, facts.namespace, reading.survey),
-        digest=reading.survey.digest,
-    )
+def _point(
+    reading: Reading, since: Timestamp | None, until: Timestamp | None, before: Surroundings, after: Surroundings
+) -> dict[str, Any]:
+    at = reading.at
+    statement = describe(at, since, until, before, after) + (f"; {reading.remark}" if reading.remark else "")
+    moment = None if at is None else [at.time, at.inc]
+    return {"statement": statement, "at": moment, "start": before.to_json(), "end": after.to_json()}
 
 
 def verify(folder: Path, on_progress: Progress | None = None) -> Manifest:
@@ -154,50 +149,18 @@ def verify(folder: Path, on_progress: Progress | None = None) -> Manifest:
 
 
 def read_documents(folder: Path) -> Iterator[bytes]:
-    """Stream the raw documents of a backup in the order in which they were written."""
-    path = files.data_file(folder, read_manifest(folder).namespace)
+    """Stream the raw documents of a backup in the order in which they were written.
+
+    Raises:
+        PreconditionFailed: somebody else has the documents.
+    """
+    manifest = read_manifest(folder)
+    if manifest.external is not None:
+        raise PreconditionFailed(f"{folder} holds hashes only; the documents are in {manifest.external['id']}.")
+    path = files.data_file(folder, manifest.namespace)
     with path.open("rb", buffering=files.MEGABYTE) as stream:
         for _, raw in files.walk(stream, str(path)):
             yield raw
-
-
-def restore(
-    folder: Path, scratch: Collection[Any], *, limit: int | None = None, on_progress: Progress | None = None
-) -> Digest:
-    """Restore a backup into an empty scratch collection, with its options and without its indexes.
-
-    Args:
-        folder: the backup.
-        scratch: a collection that does not exist yet.
-        limit: at most so many documents, from the beginning; None restores all.
-        on_progress: called with documents and bytes after each batch.
-
-    Returns:
-        The digest of the documents sent, to compare with a digest of what the scratch collection then holds.
-
-    Raises:
-        PreconditionFailed: the scratch collection exists.
-        VerificationFailed: the server refused documents.
-    """
-    manifest = read_manifest(folder)
-    if next(scratch.database.list_collections(filter={"name": scratch.name}), None) is not None:
-        raise PreconditionFailed(
-            f"{scratch.full_name} exists; a backup is only restored into a new collection. Drop it or name another."
-        )
-    metadata = files.decode_metadata(files.metadata_file(folder, manifest.namespace).read_text())
-    # Servers before 4.0 listed autoIndexId; later ones refuse it.
-    options = {name: value for name, value in metadata["options"].items() if name != "autoIndexId"}
-    scratch.database.command({"create": scratch.name, **options})
-    codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
-    raw_scratch = scratch.with_options(codec_options=codec)
-    digester = Digester()
-    for batch in _batches(read_documents(folder), limit):
-        _insert(raw_scratch, batch)
-        for raw in batch:
-            digester.add(raw)
-        if on_progress is not None:
-            on_progress(digester.documents, digester.bytes)
-    return digester.digest()
 
 
 def _collection_entry(collection: Collection[Any], facts: BackupFacts) -> Mapping[str, Any]:
@@ -226,65 +189,6 @@ def _prepare(folder: Path, needed: int) -> None:
     (folder / files.PARTIAL).mkdir(mode=0o700)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """One pass over the collection into the unfinished dump, and the logical times around it."""
-
-    engine: str
-    since: Timestamp | None
-    until: Timestamp | None
-    survey: files.Survey
-
-
-def _read(
-    collection: Collection[Any],
-    folder: Path,
-    entry: Mapping[str, Any],
-    access: Access | None,
-    on_progress: Progress | None,
-) -> _Reading:
-    program = mongodump_path() if access is not None else None
-    with collection.database.client.start_session(causal_consistency=True) as session:
-        since = majority_time(collection, session)
-        if access is not None and program is not None:
-            namespace = collection.full_name
-            run_mongodump(program, access, namespace, folder / files.PARTIAL, on_progress=on_progress)
-            data = files.data_file(folder, namespace, files.PARTIAL)
-            survey = files.survey(data, str(data), on_progress)
-        else:
-            survey = _dump_native(collection, folder, entry, session, on_progress)
-        engine = "native" if program is None else "mongodump"
-        return _Reading(engine, since, majority_time(collection, session), survey)
-
-
-def _dump_native(
-    collection: Collection[Any],
-    folder: Path,
-    entry: Mapping[str, Any],
-    session: ClientSession,
-    on_progress: Progress | None,
-) -> files.Survey:
-    namespace = collection.full_name
-    data = files.data_file(folder, namespace, files.PARTIAL)
-    data.parent.mkdir(mode=0o700)
-    indexes = list(collection.list_indexes())
-    files.write_text(files.metadata_file(folder, namespace, files.PARTIAL), files.encode_metadata(entry, indexes))
-    server = collection.database.client.server_info()["version"]
-    files.write_json(data.parent / "prelude.json", {"ServerVersion": server, "ToolVersion": TOOL_VERSION})
-    digester, whole = Digester(), hashlib.sha256()
-    with files.create(data) as stream:
-        for raw in scan_raw(collection, session=session):
-            stream.write(raw)
-            whole.update(raw)
-            digester.add(raw)
-            if on_progress is not None and digester.documents % PROGRESS_EVERY == 0:
-                on_progress(digester.documents, digester.bytes)
-        files.sync(stream)
-    if on_progress is not None:
-        on_progress(digester.documents, digester.bytes)
-    return files.Survey(digester.bytes, whole.hexdigest(), digester.digest())
-
-
 def majority_time(collection: Collection[Any], session: ClientSession) -> Timestamp | None:
     """Return a time such that what is not yet readable at majority has a later one in the oplog.
 
@@ -299,10 +203,15 @@ def _clean_up(folder: Path, needed: int, error: BaseException) -> None:
     free = files.free_bytes(folder)
     for name in (files.PARTIAL, files.DUMP):  # without a manifest the published dump is unfinished too
         shutil.rmtree(folder / name, ignore_errors=True)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in FULL:
+        left = [folder / name for name in (files.PARTIAL, files.DUMP) if (folder / name).exists()]
+        done = (
+            f"The unfinished files in {left[0]} could not be removed." if left else "The unfinished files were removed."
+        )
         raise PreconditionFailed(
-            f"The disk of {folder} is full: the backup needs about {needed} bytes, {free} were left. The unfinished "
-            "files were removed. Free space or choose another folder, then run again."
+            f"The disk of {folder} is full ({error.strerror}): the backup needs about {needed} bytes, {free} were "
+            f"left. {done} Beside it lie {retained(folder.parent).text}, which are never removed here. Free space, by "
+            "moving away those of them that are no longer needed, or choose another folder, then run again."
         ) from error
 
 
@@ -332,32 +241,3 @@ def _verify_data(path: Path, manifest: Manifest, expected: Mapping[str, Any], on
 
 def _mismatch(seen: Mapping[str, Any]) -> str:
     return f"the content is not what the manifest says; its SHA-256 is now {seen['sha256']}"
-
-
-def _batches(documents: Iterator[bytes], limit: int | None) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for number, raw in enumerate(documents):
-        if limit is not None and number >= limit:
-            break
-        if batch and (len(batch) >= BATCH_DOCUMENTS or size + len(raw) > BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(raw)
-        size += len(raw)
-    if batch:
-        yield batch
-
-
-def _insert(collection: Collection[Any], batch: list[bytes]) -> None:
-    # Documents older than the collection's validator are valid data; an update or insert alone is held to it.
-    try:
-        collection.insert_many([RawBSONDocument(raw) for raw in batch], ordered=False, bypass_document_validation=True)
-    except BulkWriteError as error:
-        refused = error.details.get("writeErrors", [])
-        codes = sorted({item.get("code") for item in refused})
-        # Without its cause: the driver's text quotes whole documents.
-        raise VerificationFailed(
-            f"{collection.full_name} refused {len(refused)} of {len(batch)} restored documents with codes {codes}. "
-            "Drop the scratch collection and look at the backup."
-        ) from None

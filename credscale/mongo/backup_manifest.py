@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 
@@ -45,10 +45,16 @@ class Manifest:
 
     Args:
         folder: where the backup lies; not stored, since folders move.
+        engine: ``native``, ``mongodump``, or ``external`` where somebody else has the documents.
         operation_time_start: the logical time from which the oplogs tell what the backup may not have seen.
         files: size and SHA-256 by path within the folder.
+        tool: the program that read, and its version.
+        point: of which moment the documents are, as ``statement`` and ``at``; what the cluster did at ``start`` and
+            ``end``.
+        external: what is known of the backup that somebody else took; None for a dump in this folder.
         verified: when every file was last read again and found whole.
-        restore_checked: when, how many documents and into which namespace it was last restored and compared.
+        restore_checked: when, how many documents and into which namespace it was last restored and compared; for an
+            external backup the reference of the test that the operator declared.
     """
 
     folder: Path
@@ -65,6 +71,9 @@ class Manifest:
     bytes: int
     files: Mapping[str, Mapping[str, Any]]
     digest: Digest
+    tool: str = ""
+    point: Mapping[str, Any] = field(default_factory=dict)
+    external: Mapping[str, Any] | None = None
     verified: str | None = None
     restore_checked: Mapping[str, Any] | None = None
 
@@ -127,6 +136,30 @@ def find_backups(root: Path, namespace: str, cluster_id: str, collection_uuid: s
         ):
             found.append(manifest)
     return sorted(found, key=lambda manifest: manifest.finished, reverse=True)
+
+
+@dataclass(frozen=True)
+class Retained:
+    """The finished backups below a folder: how many, and how many bytes they are."""
+
+    backups: int
+    bytes: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return both as JSON data."""
+        return dataclasses.asdict(self)
+
+    @property
+    def text(self) -> str:
+        """Both for people."""
+        return f"{self.backups} finished backups of {self.bytes / 1e6:.1f} MB"
+
+
+def retained(root: Path) -> Retained:
+    """Count the finished backups of a collection, of whatever identity. Which of them go is the operator's decision."""
+    folders = [path.parent for path in root.glob(f"*/{MANIFEST}")]
+    sizes = [path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return Retained(len(folders), sum(sizes))
 
 
 def now() -> str:

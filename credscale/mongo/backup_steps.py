@@ -1,193 +1,128 @@
-"""The backup before a migration: taken or recognised, verified, and tried by restoring it."""
+"""The backup before a migration: taken, declared or recognised, verified, and tried by restoring it."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.core.errors import VerificationFailed
 from credscale.core.step import Finding, step
 from credscale.mongo import facts
+from credscale.mongo.backup_engine import choose_engine, find_mongodump
+from credscale.mongo.backup_reading import refuse_unsupported
+from credscale.mongo.backup_source import Source, folder_there, source_id, source_of
+from credscale.mongo.backup_target import Target, bytes_progress, target_of, timed_digest
+from credscale.mongo.backup_trial import restore_check
 from credscale.mongo.leftovers import leftovers, new_folder, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from bson import Timestamp
-    from pymongo.client_session import ClientSession
 
     from credscale.core.context import Context
-    from credscale.mongo.backup import Access
     from credscale.mongo.backup_manifest import Manifest
-    from credscale.mongo.commands import Client
-    from credscale.mongo.digest import Digest
+    from credscale.mongo.backup_remote import Place
 
-SCRATCH_DATABASE = "credscale_restore_check"
+__all__ = ["backup", "restore_check"]
 
-
-@dataclass(frozen=True)
-class Target:
-    """A collection as a backup knows it, and the folder that holds its backups."""
-
-    namespace: str
-    cluster_id: str
-    uuid: str
-    sharded: bool
-    engine: str
-    root: Path
-
-    def backups(self) -> list[Manifest]:
-        """Return the finished backups of exactly this collection, newest first."""
-        from credscale.mongo.backup import find_backups
-
-        return find_backups(self.root, self.namespace, self.cluster_id, self.uuid)
-
-    def from_before_sharding(self) -> Manifest | None:
-        """Return the newest verified backup from before a sharded collection was sharded: the only full baseline."""
-        found = self.backups() if self.sharded else []
-        return next((each for each in found if each.verified and not each.sharded_at_start), None)
-
-    def newest(self) -> Manifest | None:
-        """Return the newest finished backup of the collection in its present state; its data may be others."""
-        return next((each for each in self.backups() if each.sharded_at_start or not self.sharded), None)
-
-    def verified(self) -> Manifest | None:
-        """Return the backup to rely on: one from before the sharding, else the newest that was found whole."""
-        return self.from_before_sharding() or next((each for each in self.backups() if each.verified), None)
-
-    def baseline(self) -> Manifest:
-        """Return the backup to compare with.
-
-        Raises:
-            PreconditionFailed: there is no verified one.
-        """
-        found = self.verified()
-        if found is None:
-            raise PreconditionFailed(
-                f"there is no verified backup of {self.namespace} under {self.root}. Run backup first, with the same "
-                "backup_directory"
-            )
-        return found
-
-
-def target_of(ctx: Context, namespace: str, backup_directory: str) -> Target:
-    """Read whose backups are wanted and where they lie: ``<backup_directory>/<environment>/<namespace>``.
-
-    Raises:
-        PreconditionFailed: the collection does not exist.
-    """
-    client = ctx.clients.mongo()
-    collection = facts.collection(client, namespace)
-    if collection is None:
-        raise PreconditionFailed(f"{namespace} does not exist. Check the namespace")
-    server = facts.server(client)
-    return Target(
-        namespace=namespace,
-        cluster_id=server.cluster_id,
-        uuid=collection.uuid,
-        sharded=facts.sharded_collection(client, namespace) is not None,
-        engine=server.engine,
-        root=Path(backup_directory).expanduser() / ctx.environment.name / namespace,
-    )
-
-
-def live_digest(ctx: Context, client: Client, namespace: str, session: ClientSession | None = None) -> Digest:
-    """Digest a collection as it is now, telling the progress.
-
-    Args:
-        ctx: the run.
-        client: a connection to mongos.
-        namespace: ``database.collection``.
-        session: a causally consistent session, to see at least what it has seen.
-    """
-    from credscale.mongo.digest import digest_documents
-    from credscale.mongo.scan import scan_raw
-
-    name, coll = facts.split_namespace(namespace)
-    size = facts.data_size(client, namespace)
-    return digest_documents(scan_raw(client[name][coll], session=session), _progress(ctx, size.bytes))
-
-
-def logical_time(client: Client, namespace: str) -> Timestamp | None:
-    """Return the time now, such that what is written from here on has a later one in the oplogs."""
-    from credscale.mongo.backup import majority_time
-
-    name, coll = facts.split_namespace(namespace)
-    with client.start_session(causal_consistency=True) as session:
-        return majority_time(client[name][coll], session)
-
-
-def timed_digest(ctx: Context, client: Client, namespace: str) -> tuple[Digest, Timestamp | None, Timestamp | None]:
-    """Digest a collection and return the logical times around it, as a backup has them.
-
-    What the digest may not have seen has a later time in the oplogs than the first one.
-    """
-    from credscale.mongo.backup import majority_time
-
-    name, coll = facts.split_namespace(namespace)
-    with client.start_session(causal_consistency=True) as session:
-        since = majority_time(client[name][coll], session)
-        digest = live_digest(ctx, client, namespace, session)
-        return digest, since, majority_time(client[name][coll], session)
-
-
-def _progress(ctx: Context, total: int) -> Callable[[int, int], None]:
-    return lambda _documents, done: ctx.progress(done, max(total, done), "bytes")
+NOT_IN_IT = "users, roles, zones and every other collection are not in this backup"
 
 
 @step()
-def backup(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
+def backup(
+    ctx: Context,
+    *,
+    namespace: str,
+    backup_directory: str,
+    engine: str = "auto",
+    external: str = "",
+    backup_host: str = "",
+) -> Finding:
     """Take a backup of the collection and verify it, unless a verified one of the same data is there.
 
     Before the collection is sharded, "the same data" means an equal digest of every document; the oplogs then need to
     reach back to this look only, not to the backup's beginning. Once it is sharded, the newest backup from before is
     the baseline of the migration under way and is kept: what writers did since is told apart later by the oplogs.
-    Folders in which a killed run left a part of a dump are removed.
+    Folders in which a killed run left a part of a dump are removed; finished backups never are.
+
+    A declared external backup is checked as far as can be seen from here and must be of the last 24 hours (§5 row 41).
+    It is no baseline for the proof, so the `_id`s and hashes of the live documents are kept beside its name.
 
     Args:
         namespace: ``database.collection``.
         backup_directory: the folder on this machine that holds all backups.
+        engine: ``mongodump``, ``native`` (this process), ``external``, or ``auto``: mongodump where a fit one is on
+            PATH, else native.
+        external: a backup that was taken by others: ``pbm:NAME``, as ``pbm list`` shows it, or ``snapshot:ID@TIME``
+            with the UTC time at which it was made.
+        backup_host: run mongodump on a machine of the section hosts and leave the dump there: ``host:/folder``. Empty
+            for this machine.
     """
+    from credscale.mongo.backup_external import parse_external
+    from credscale.mongo.backup_remote import parse_place
+
+    server = facts.server(ctx.clients.mongo())
+    tool = find_mongodump() if not (external or backup_host) and engine in ("auto", "mongodump") else None
+    simulated = server.engine == "simulated"
+    chosen = choose_engine(engine, external=external, host=backup_host, simulated=simulated, tool=tool)
+    declared = parse_external(external) if external else None
+    place = parse_place(backup_host) if backup_host else None
     target = target_of(ctx, namespace, backup_directory)
+    _refuse_kinds(ctx, namespace)
+    _remove_leftovers(ctx, target, place)
+    if tool is not None and not tool.fits:
+        ctx.note(f"{tool.path} is {tool.text}, too old to be given a password unseen; the native engine is used")
+    baseline = target.from_before_sharding()
+    if baseline is not None:
+        found = "a real run reads it again" if ctx.dry_run else "it was read again and found whole"
+        kept = baseline if ctx.dry_run else _read_again(ctx, baseline)
+        sentence = f"the backup {kept.folder} is the baseline of the migration under way; {found}"
+        return Finding(sentence, _output(target, kept, "kept"))
+    source = source_of(ctx, namespace, server, chosen, tool, declared, place)
+    same = _same(ctx, target, source)
+    if same is not None:
+        found = "a real run reads it again" if ctx.dry_run else "it was read again and found whole"
+        return Finding(f"the backup {same.folder} holds the same data; {found}", _output(target, same, "kept"))
+    folder = new_folder(target.root)
+    ctx.apply(f"{source.words} to {folder}", _dump, ctx, target, folder, source, server)
+    if ctx.planning:
+        return Finding(f"{namespace} would be backed up to {target.root}", {"folder": str(target.root)})
+    manifest = _verify(ctx, folder, source.needed)
+    return Finding(_taken(manifest), _output(target, manifest, "taken"))
+
+
+def _remove_leftovers(ctx: Context, target: Target, place: Place | None) -> None:
+    """Remove what killed runs left, here and on the machine that is about to be used."""
     for leftover in leftovers(target.root):
         what = f"remove the unfinished backup {leftover.folder} of a killed run ({leftover.bytes / 1e6:.1f} MB)"
         ctx.apply(what, remove, leftover.folder)
-    kept = _kept(ctx, target)
-    if kept is not None:
-        migrating = target.from_before_sharding() is not None
-        reason = "is the baseline of the migration under way" if migrating else "holds the same data"
-        found = "a real run reads it again" if ctx.dry_run else "it was read again and found whole"
-        return Finding(f"the backup {kept.folder} {reason}; {found}", _output(kept, "kept"))
-    client = ctx.clients.mongo()
-    size = facts.data_size(client, namespace)
-    folder = new_folder(target.root)
-    what = f"back up {namespace} ({size.documents} documents, {size.bytes / 1e6:.1f} MB) to {folder}"
-    ctx.apply(what, _dump, ctx, client, target, folder, size.bytes)
-    if ctx.planning:
-        return Finding(f"{namespace} would be backed up to {target.root}", {"folder": str(target.root)})
-    manifest = _verify(ctx, folder, size.bytes)
-    return Finding(
-        f"{manifest.documents} documents are in {folder}, read again and found whole", _output(manifest, "taken")
-    )
+    if place is None:
+        return
+    from credscale.mongo.backup_remote import remove_there, unfinished_there
+
+    machine = ctx.clients.machine(place.host)
+    for folder in unfinished_there(machine, folder_there(ctx, target.namespace, place)):
+        ctx.apply(f"remove the unfinished backup {place.host}:{folder} of a killed run", remove_there, machine, folder)
 
 
-def _kept(ctx: Context, target: Target) -> Manifest | None:
-    """Return the backup that makes a new one needless, after reading its files again."""
-    before = target.from_before_sharding()
-    found = before if before is not None else target.newest()
-    times = None if found is None else {} if before is not None else _same_data(ctx, target, found)
+def _refuse_kinds(ctx: Context, namespace: str) -> None:
+    found = facts.collection(ctx.clients.mongo(), namespace)
+    if found is not None:
+        refuse_unsupported({"name": found.name, "type": found.type, "options": found.options})
+
+
+def _same(ctx: Context, target: Target, source: Source) -> Manifest | None:
+    """Return the backup of the same data in the same place, after reading its files again; a new one is needless."""
+    found = target.newest()
+    times = None if found is None or source_id(found) != source.id else _same_data(ctx, target, found)
     if found is None or times is None:
         return None
     if ctx.dry_run:  # reading the files and noting the time in the manifest is for real runs
         return found
     try:
-        verified = _verify(ctx, found.folder, found.bytes)
+        verified = _read_again(ctx, found)
     except VerificationFailed as problem:
-        if before is not None:
-            raise
         ctx.note(f"the backup {found.folder} is damaged, so a new one is taken: {problem}")
         return None
     return _mark(found.folder, times) if times else verified
@@ -217,118 +152,66 @@ def _mark(folder: Path, times: dict[str, Timestamp]) -> Manifest:
     return mark(folder, **times)
 
 
-def _dump(ctx: Context, client: Client, target: Target, folder: Path, needed: int) -> Manifest:
+def _dump(ctx: Context, target: Target, folder: Path, source: Source, server: facts.Server) -> Manifest:
     from credscale.mongo.backup import BackupFacts, dump
+    from credscale.mongo.backup_point import surroundings
 
+    client = ctx.clients.mongo()
     name, coll = facts.split_namespace(target.namespace)
     return dump(
         client[name][coll],
         folder,
         facts=BackupFacts(target.namespace, target.cluster_id, target.uuid, target.sharded),
-        needed=needed,
-        access=None if target.engine == "simulated" else _access(ctx),
-        on_progress=_progress(ctx, needed),
+        needed=source.needed,
+        read=source.read,
+        look=partial(surroundings, client, target.namespace, is_mongos=server.is_mongos),
+        on_progress=bytes_progress(ctx, source.needed),
     )
-
-
-def _access(ctx: Context) -> Access:
-    from pymongo.uri_parser import parse_uri
-
-    from credscale.mongo.backup import Access
-
-    uri = ctx.clients.mongo_uri()
-    return Access(re.sub(r"(//[^:@/]*):[^@/]*@", r"\1@", uri), parse_uri(uri)["password"])
 
 
 def _verify(ctx: Context, folder: Path, total: int) -> Manifest:
     from credscale.mongo.backup import verify
 
-    return verify(folder, _progress(ctx, total))
+    return verify(folder, bytes_progress(ctx, total))
 
 
-def _output(manifest: Manifest, baseline: str) -> dict[str, Any]:
+def _read_again(ctx: Context, manifest: Manifest) -> Manifest:
+    """Read all files of an earlier backup again, on whichever machine they are."""
+    from credscale.mongo.backup_remote import verify_there
+
+    verify_there(ctx, manifest)
+    return _verify(ctx, manifest.folder, manifest.bytes)
+
+
+def _taken(manifest: Manifest) -> str:
+    """Return the sentence about a backup that was just taken."""
+    if manifest.external is not None:
+        open_ends = "; ".join(manifest.external["not_checked"])
+        return (
+            f"{source_id(manifest)} of {manifest.external['time']} is recorded, with the hashes of "
+            f"{manifest.documents} documents in {manifest.folder}; not checked: {open_ends}"
+        )
+    return (
+        f"{manifest.documents} documents are in {manifest.folder}, read again and found whole; "
+        f"{manifest.point['statement']}; {NOT_IN_IT}"
+    )
+
+
+def _output(target: Target, manifest: Manifest, baseline: str) -> dict[str, Any]:
+    from credscale.mongo.backup_manifest import retained
+
+    open_ends = [] if manifest.external is None else list(manifest.external["not_checked"])
     return {
         "folder": str(manifest.folder),
         "documents": manifest.documents,
         "bytes": manifest.bytes,
         "fingerprint": manifest.digest.fingerprint,
         "engine": manifest.engine,
+        "tool": manifest.tool,
+        "point": dict(manifest.point),
+        "external": dict(manifest.external) if manifest.external is not None else None,
         "baseline": baseline,
         "verified": manifest.verified,
+        "not_checked": [*open_ends, NOT_IN_IT],
+        "retained": retained(target.root).to_json(),
     }
-
-
-@step()
-def restore_check(ctx: Context, *, namespace: str, backup_directory: str, sample: int = 0) -> Finding:
-    """Restore the newest backup into a scratch collection, compare every document, and drop it again.
-
-    The scratch collection lies in the same cluster, unsharded, without indexes: it needs room for the data once more.
-
-    Args:
-        namespace: ``database.collection``.
-        backup_directory: as for ``backup``.
-        sample: restore only so many documents; 0 restores all.
-    """
-    client, coll = ctx.clients.mongo(), facts.split_namespace(namespace)[1]
-    target, scratch = target_of(ctx, namespace, backup_directory), f"{SCRATCH_DATABASE}.{coll}"
-    # A plan leaves the reading of a finished backup, which would verify it, to the real run.
-    manifest = target.verified() or (target.newest() if ctx.dry_run else None)
-    if manifest is None:
-        ctx.require(False, PreconditionFailed(f"there is no verified backup under {target.root}. Run backup first"))
-        ctx.apply(f"restore the backup into {scratch}, compare it and drop {scratch}", _restore)
-        return Finding("the backup would be restored and compared once it is taken")
-    wanted = min(sample, manifest.documents) if sample > 0 else manifest.documents
-    done = manifest.restore_checked
-    if done is not None and int(done["documents"]) >= wanted:
-        return Finding(
-            f"the backup {manifest.folder.name} was restored and compared already, at {done['time']}", dict(done)
-        )
-    limit = wanted if wanted < manifest.documents else None
-    what = f"restore {wanted} documents of {manifest.folder.name} into {scratch}, compare them and drop it again"
-    result = ctx.apply(what, _try_out, ctx, client, manifest, scratch, limit)
-    if result is None:
-        return Finding(f"{wanted} documents would be restored from {manifest.folder.name} and compared")
-    return Finding(
-        f"{wanted} documents were restored from {manifest.folder.name} and are byte for byte the same", result
-    )
-
-
-def _try_out(ctx: Context, client: Client, manifest: Manifest, scratch: str, limit: int | None) -> dict[str, Any]:
-    """Restore, compare and drop as one change: what a killed run left half-way is worth nothing to the next one.
-
-    A scratch collection that differs is left for looking at.
-    """
-    from credscale.mongo.backup import mark
-
-    _drop_scratch(client)
-    sent = _restore(ctx, client, manifest, scratch, limit)
-    _compare(ctx, client, manifest, scratch, sent, limit)
-    _drop_scratch(client)
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    result = {"time": time, "documents": sent.documents, "namespace": scratch}
-    mark(manifest.folder, restore_checked=result)
-    return result
-
-
-def _restore(ctx: Context, client: Client, manifest: Manifest, scratch: str, limit: int | None) -> Digest:
-    from credscale.mongo.backup import restore
-
-    name, coll = facts.split_namespace(scratch)
-    return restore(manifest.folder, client[name][coll], limit=limit, on_progress=_progress(ctx, manifest.bytes))
-
-
-def _compare(ctx: Context, client: Client, manifest: Manifest, scratch: str, sent: Digest, limit: int | None) -> None:
-    expected = sent if limit is not None else manifest.digest
-    found = live_digest(ctx, client, scratch)
-    if found.differing(expected):
-        raise VerificationFailed(
-            f"{scratch} holds {found.documents} documents with fingerprint {found.fingerprint} after the restore, "
-            f"expected {expected.documents} with {expected.fingerprint}. The backup {manifest.folder} can't be "
-            f"trusted: look at {scratch}, then take a new backup. Nothing else was changed",
-            {"expected": expected.fingerprint, "found": found.fingerprint, "scratch": scratch},
-        )
-
-
-def _drop_scratch(client: Client) -> None:
-    """Drop the scratch database, which is ours alone; dropping its collection would leave it registered."""
-    client.drop_database(SCRATCH_DATABASE)

@@ -2,15 +2,16 @@
 
 Three things are kept. What the balancer was before a migration first changed it; what the migration left it at, so that
 a later change by somebody else is told from ours; and that a shardCollection may be half done, during which the
-balancer must stay off.
+balancer must stay off. A dry run keeps in its own memory what it would keep in the target.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from credscale.mongo import facts
+from credscale.mongo.commands import retrying
 from credscale.mongo.distribution import range_problem
 from credscale.mongo.operations import sharding_under_way
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from credscale.mongo.settings import BalancerSettings
 
 BEFORE, LEFT, KEEP_OFF = "balancer", "balancer_left", "keep_balancer_off"
+PLANNED = "balancer_planned"  # what a dry run would have left; never in the target
 LOOKS = 2  # a command that was just sent shows on a shard only a moment later
 PAUSE_SECONDS = 1.0
 
@@ -31,41 +33,69 @@ def remember(ctx: Context, settings: BalancerSettings) -> None:
     """
     if changed_since(ctx, settings.mode):
         forget(ctx)
-    ctx.lease.remember(BEFORE, {"mode": settings.mode, "autosplit": settings.autosplit})
-    ctx.lease.forget(LEFT)
+    _remember(ctx, BEFORE, {"mode": settings.mode, "autosplit": settings.autosplit})
+    _forget(ctx, LEFT)
+
+
+def plan(ctx: Context, settings: BalancerSettings, mode: str, *, autosplit: bool) -> None:
+    """Keep, for the rest of a dry run, what would be remembered and what the run would leave the balancer at."""
+    remember(ctx, settings)
+    _forget(ctx, PLANNED)
+    _remember(ctx, PLANNED, {"mode": mode, "autosplit": autosplit})
+
+
+def kept(ctx: Context) -> dict[str, Any] | None:
+    """Return what a migration, or the plan of one, has kept to be put back: mode and autosplit."""
+    found: dict[str, Any] | None = _recall(ctx, BEFORE)
+    return found
+
+
+def planned(ctx: Context) -> dict[str, Any] | None:
+    """Return what a dry run would have left the balancer at: mode and autosplit; None outside of one."""
+    return _recall(ctx, PLANNED) if ctx.dry_run else None
+
+
+def before(ctx: Context, mode: str) -> dict[str, Any] | None:
+    """Return what is to be put back: mode and autosplit; None when it is nothing, or somebody else's by now.
+
+    Args:
+        ctx: the run.
+        mode: what it is now; another one than a migration left is somebody else's.
+    """
+    return None if planned(ctx) is None and changed_since(ctx, mode) else kept(ctx)
 
 
 def left(ctx: Context, mode: str) -> None:
     """Keep the mode that a migration has set and seen."""
-    ctx.lease.remember(LEFT, mode)
+    _remember(ctx, LEFT, mode)
 
 
 def changed_since(ctx: Context, mode: str) -> bool:
     """Tell whether somebody else has set the balancer since a migration left it: then nothing is to be put back."""
-    known = ctx.lease.recall(LEFT)
+    known = _recall(ctx, LEFT)
     return known is not None and known != mode
 
 
 def forget(ctx: Context) -> None:
     """Drop what was to be put back, in the order in which a kill between leaves nothing to be put back."""
-    ctx.lease.forget(BEFORE)
-    ctx.lease.forget(LEFT)
+    _forget(ctx, BEFORE)
+    _forget(ctx, LEFT)
 
 
 def keep_off(ctx: Context, namespace: str, reason: str) -> None:
     """Forbid that the balancer is started at the end of this run or a later one, until the collection is read back."""
-    ctx.lease.remember(KEEP_OFF, {"namespace": namespace, "reason": reason})
+    _remember(ctx, KEEP_OFF, {"namespace": namespace, "reason": reason})
 
 
 def is_kept_off(ctx: Context, namespace: str) -> bool:
     """Tell whether a shardCollection of this collection was sent and never read back."""
-    return bool((ctx.lease.recall(KEEP_OFF) or {}).get("namespace") == namespace)
+    return bool((_recall(ctx, KEEP_OFF) or {}).get("namespace") == namespace)
 
 
 def allow(ctx: Context, namespace: str) -> None:
     """Allow the balancer again, once the collection was read back as it should be."""
     if is_kept_off(ctx, namespace):
-        ctx.lease.forget(KEEP_OFF)
+        _forget(ctx, KEEP_OFF)
 
 
 def reason_to_keep_off(ctx: Context) -> str:
@@ -73,14 +103,14 @@ def reason_to_keep_off(ctx: Context) -> str:
 
     A collection that is sharded whole needs it no more, nor does one that is not sharded while nobody is at it.
     """
-    kept = ctx.lease.recall(KEEP_OFF)
-    if kept is None:
+    found = _recall(ctx, KEEP_OFF)
+    if found is None:
         return ""
-    reason = _still(ctx, ctx.clients.mongo(), str(kept["namespace"]))
+    reason = _still(ctx, ctx.clients.mongo(), str(found["namespace"]))
     if reason:
-        return f"{kept['reason']}, and {reason}"
+        return f"{found['reason']}, and {reason}"
     if not ctx.dry_run:
-        ctx.lease.forget(KEEP_OFF)
+        _forget(ctx, KEEP_OFF)
     return ""
 
 
@@ -96,3 +126,16 @@ def _still(ctx: Context, client: Client, namespace: str) -> str:
         if reason:
             return reason
     return ""
+
+
+def _remember(ctx: Context, key: str, value: Any) -> None:
+    """Keep a value; the document lies on a shard, which may be electing its primary at this moment."""
+    retrying(lambda: ctx.lease.remember(key, value))
+
+
+def _recall(ctx: Context, key: str) -> Any | None:
+    return retrying(lambda: ctx.lease.recall(key))
+
+
+def _forget(ctx: Context, key: str) -> None:
+    retrying(lambda: ctx.lease.forget(key))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, step
 from credscale.mongo import balancer_memory, facts
-from credscale.mongo.commands import MAX_TIME_EXPIRED, config_collection, retrying, run
+from credscale.mongo.balancer_switch import await_off, is_on, seen, set_fields, set_mode, switch
 from credscale.mongo.distribution import distribution
 from credscale.mongo.monitoring import monitor_distribution
 from credscale.mongo.plan import Move, plan_migration
@@ -28,9 +29,8 @@ __all__ = [
     "stop_balancer",
 ]
 
-SWITCH_MILLISECONDS = 60_000  # as mongosh does
-ROUND_SECONDS = 1800.0  # a round ends with its migration, which may carry a chunk of 1 GB
 READ_BACK_SECONDS = 30.0
+NO_AUTOSPLIT = (6, 0, 3)  # from here on balancerStart and balancerStop leave autosplit alone (§1.4)
 
 
 @step()
@@ -56,7 +56,9 @@ def stop_balancer(
     needed = not settings.is_off
     if namespace:
         wanted = wanted_state(shard_key, chunk_size_mb, window)
-        moves = plan_migration(migration_state(client, namespace, shard_key), wanted)
+        before = balancer_memory.before(ctx, settings.mode)
+        state = migration_state(client, namespace, shard_key)
+        moves = plan_migration(replace(state, before=str(before["mode"]) if before else None), wanted)
         output["plan"] = [str(move) for move in moves]
         needed = Move.STOP_BALANCER in moves
     elif not ctx.dry_run:
@@ -66,8 +68,9 @@ def stop_balancer(
         return Finding(f"the balancer was left as it is: {reason}", output)
     what = f"stop the balancer (mode {settings.mode}) and wait for its round"
     ctx.apply(what, _stop, ctx, client, remember=bool(namespace))
-    ctx.wait_until("the balancer is off and in no round", lambda: _is_off(client), ROUND_SECONDS)
+    await_off(ctx, client)
     if ctx.planning:
+        _plan_left(ctx, client, settings, "off", within=bool(namespace))
         return Finding("the balancer would be stopped before anything else is changed", output)
     if namespace:
         balancer_memory.left(ctx, "off")
@@ -77,23 +80,15 @@ def stop_balancer(
 def _stop(ctx: Context, client: Client, *, remember: bool) -> None:
     if remember:
         balancer_memory.remember(ctx, balancer_settings(client))
-    _switch(client, "balancerStop")
+    switch(client, "balancerStop")
 
 
-def _switch(client: Client, command: str) -> None:
-    """Run balancerStop or balancerStart; a timeout means that the setting is kept and the round goes on (§1.4)."""
-    from pymongo.errors import OperationFailure
-
-    try:
-        run(client, "admin", {command: 1, "maxTimeMS": SWITCH_MILLISECONDS})
-    except OperationFailure as error:
-        if error.code != MAX_TIME_EXPIRED:
-            raise
-
-
-def _is_off(client: Client) -> tuple[bool, str]:
-    settings = balancer_settings(client)
-    return settings.is_off, f"mode {settings.mode}{', in a round' if settings.in_round else ''}"
+def _plan_left(ctx: Context, client: Client, settings: BalancerSettings, mode: str, *, within: bool) -> None:
+    """Keep in a dry run what would be put back; without a migration nothing would."""
+    if within:
+        writes_autosplit = facts.server(client).numbers < NO_AUTOSPLIT
+        autosplit = mode == "full" if writes_autosplit else settings.autosplit
+        balancer_memory.plan(ctx, settings, mode, autosplit=autosplit)
 
 
 def _require_off(ctx: Context, settings: BalancerSettings, change: str) -> None:
@@ -123,10 +118,10 @@ def set_chunk_size(ctx: Context, *, chunk_size_mb: int) -> Finding:
         return Finding(f"the chunk size is {wanted} MB already", output)
     _require_off(ctx, settings, "the chunk size is changed")
     before = f"{settings.chunk_size_mb} MB" if settings.chunk_size_mb is not None else "the server's default"
-    ctx.apply(f"set the chunk size to {wanted} MB (was {before})", _set, client, "chunksize", {"value": wanted})
+    ctx.apply(f"set the chunk size to {wanted} MB (was {before})", set_fields, client, "chunksize", {"value": wanted})
     ctx.wait_until(
         f"config.settings says {wanted} MB",
-        lambda: _seen(balancer_settings(client).chunk_size_mb, wanted),
+        lambda: seen(balancer_settings(client).chunk_size_mb, wanted),
         READ_BACK_SECONDS,
     )
     verb = "would be" if ctx.planning else "is"
@@ -154,21 +149,12 @@ def set_balancer_window(ctx: Context, *, window: str) -> Finding:
         return Finding(f"the balancer window is {text} already", output)
     _require_off(ctx, settings, "its window is changed")
     value = {"activeWindow": {"start": wanted[0], "stop": wanted[1]}}
-    ctx.apply(f"set the balancer window to {text} (was {before})", _set, client, "balancer", value)
+    ctx.apply(f"set the balancer window to {text} (was {before})", set_fields, client, "balancer", value)
     ctx.wait_until(
-        f"config.settings says {text}", lambda: _seen(balancer_settings(client).window, wanted), READ_BACK_SECONDS
+        f"config.settings says {text}", lambda: seen(balancer_settings(client).window, wanted), READ_BACK_SECONDS
     )
     verb = "would be" if ctx.planning else "is"
     return Finding(f"the balancer window {verb} {text} in the config primary's local time, was {before}", output)
-
-
-def _set(client: Client, document: str, values: dict[str, Any]) -> None:
-    settings = config_collection(client, "settings")
-    retrying(lambda: settings.update_one({"_id": document}, {"$set": values}, upsert=True))
-
-
-def _seen(found: object, wanted: object) -> tuple[bool, str]:
-    return found == wanted, str(found)
 
 
 @step()
@@ -199,11 +185,12 @@ def start_balancer(ctx: Context, *, namespace: str = "") -> Finding:
         if not found.remaining:
             return Finding(f"the balancer was left {settings.mode}: the data lie evenly ({found.text})")
         _refuse_blocked(settings, sharded)
-        if settings.mode == "full" and not ctx.planning:
+        if _as_left(ctx, settings).mode == "full":
             return Finding("the balancer is on already and its settings are valid", {"mode": "full"})
     ctx.apply("start the balancer", _start, ctx, client, remember=bool(namespace))
-    ctx.wait_until("the balancer is on with valid settings", lambda: _is_on(client), READ_BACK_SECONDS)
+    ctx.wait_until("the balancer is on with valid settings", lambda: is_on(client), READ_BACK_SECONDS)
     if ctx.planning:
+        _plan_left(ctx, client, settings, "full", within=bool(namespace))
         return Finding("the balancer would be started once the collection is sharded", {"mode": settings.mode})
     if namespace:
         balancer_memory.left(ctx, "full")
@@ -226,13 +213,7 @@ def _refuse_blocked(settings: BalancerSettings, sharded: facts.ShardedCollection
 def _start(ctx: Context, client: Client, *, remember: bool) -> None:
     if remember:
         balancer_memory.remember(ctx, balancer_settings(client))
-    _switch(client, "balancerStart")
-
-
-def _is_on(client: Client) -> tuple[bool, str]:
-    settings = balancer_settings(client)
-    seen = f"mode {settings.mode}" + "".join(f"; {problem}" for problem in settings.problems)
-    return settings.mode == "full" and not settings.problems, seen
+    switch(client, "balancerStart")
 
 
 @step()
@@ -243,11 +224,11 @@ def restore_balancer(ctx: Context) -> Finding:
     size are wanted results and stay. Nothing is put back while a shardCollection may be half done, nor where somebody
     else has set the balancer since.
     """
-    kept = ctx.lease.recall(balancer_memory.BEFORE)
+    kept = balancer_memory.kept(ctx)
     if kept is None:
         return Finding("nothing to put back: no run has changed the balancer")
     client, reason = ctx.clients.mongo(), balancer_memory.reason_to_keep_off(ctx)
-    settings = balancer_settings(client)
+    settings = _as_left(ctx, balancer_settings(client))
     mode, autosplit = str(kept["mode"]), bool(kept["autosplit"])
     if reason:
         return Finding(
@@ -255,7 +236,7 @@ def restore_balancer(ctx: Context) -> Finding:
             f"once that is settled: invoke mongo.restore-balancer --env {ctx.environment.name}",
             {"mode": settings.mode, "kept": mode, "reason": reason},
         )
-    if balancer_memory.changed_since(ctx, settings.mode):
+    if balancer_memory.before(ctx, settings.mode) is None:
         if not ctx.dry_run:
             balancer_memory.forget(ctx)
         return Finding(f"the balancer was left {settings.mode}: somebody else has set it so since the run did")
@@ -267,31 +248,35 @@ def restore_balancer(ctx: Context) -> Finding:
     return Finding(summary, {"mode": mode, "autosplit": autosplit, "found": settings.mode})
 
 
+def _as_left(ctx: Context, settings: BalancerSettings) -> BalancerSettings:
+    """Return the settings as a dry run would have left them, else as they are."""
+    planned = balancer_memory.planned(ctx)
+    return replace(settings, mode=str(planned["mode"]), autosplit=bool(planned["autosplit"])) if planned else settings
+
+
 def _put_back(ctx: Context, client: Client, found_mode: str, mode: str, *, autosplit: bool) -> None:
     if found_mode != mode:
-        ctx.apply(f"put the balancer back to {mode} (is {found_mode})", _set_mode, client, mode)
+        be = "will be" if ctx.planning else "is"
+        ctx.apply(f"put the balancer back to {mode} ({be} {found_mode})", set_mode, client, mode)
     # balancerStart and balancerStop also write autosplit, so it is looked at after them.
-    if (found := balancer_settings(client)).autosplit != autosplit:
+    if (found := _after_switch(ctx, client, switched=found_mode != mode, to=mode)).autosplit != autosplit:
         ctx.apply(
             f"put autosplit back to {autosplit} (is {found.autosplit})",
-            _set,
+            set_fields,
             client,
             "autosplit",
             {"enabled": autosplit},
         )
     wanted = (mode, autosplit)
-    ctx.wait_until(
-        f"mode {mode}, autosplit {autosplit}", lambda: _seen(_kept_values(client), wanted), READ_BACK_SECONDS
-    )
+    ctx.wait_until(f"mode {mode}, autosplit {autosplit}", lambda: seen(_kept_values(client), wanted), READ_BACK_SECONDS)
 
 
-def _set_mode(client: Client, mode: str) -> None:
-    if mode == "full":
-        _switch(client, "balancerStart")
-    elif mode == "off":
-        _switch(client, "balancerStop")
-    else:  # autoSplitOnly has no command; the server itself writes it so (S44)
-        _set(client, "balancer", {"mode": mode, "stopped": False})
+def _after_switch(ctx: Context, client: Client, *, switched: bool, to: str) -> BalancerSettings:
+    """Return the settings after the mode was put back, or as a dry run expects them then."""
+    found = _as_left(ctx, balancer_settings(client))
+    if ctx.planning and switched and facts.server(client).numbers < NO_AUTOSPLIT:
+        return replace(found, autosplit=to == "full")
+    return found
 
 
 def _kept_values(client: Client) -> tuple[str, bool]:

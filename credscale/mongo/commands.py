@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from credscale.mongo.failure_rules import CURSOR_CODES, PASSING, PATIENCE
+from credscale.mongo.failures import advised, explain_failure
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
@@ -14,18 +17,12 @@ if TYPE_CHECKING:
     Client = MongoClient[dict[str, Any]]
 
 T = TypeVar("T")
-DEADLINE = 90.0
+DEADLINE = PATIENCE
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 
-# 46 LockBusy, 117 ConflictingOperationInProgress: somebody else, or our own lost command, is at work there.
-BUSY = frozenset({46, 117})
-# 6 HostUnreachable, 7 HostNotFound, 89 NetworkTimeout, 91 ShutdownInProgress, 133 FailedToSatisfyReadPreference (mongos
-# while a shard elects), 189 PrimarySteppedDown, 262 ExceededTimeLimit, 10107 NotWritablePrimary, 11600
-# InterruptedAtShutdown, 11602 InterruptedDueToReplStateChange, 13388 StaleConfig, 13435 NotPrimaryNoSecondaryOk, 13436
-# NotPrimaryOrSecondary: all pass by themselves.
-RETRYABLE = BUSY | {6, 7, 89, 91, 133, 189, 262, 10107, 11600, 11602, 13388, 13435, 13436}
-# 43 CursorNotFound, 175 QueryPlanKilled, 237 CursorKilled: the cursor is gone, and a new one goes on where it was.
-CURSOR_LOST = RETRYABLE | {43, 175, 237}
+RETRYABLE = PASSING
+CURSOR_LOST = RETRYABLE | CURSOR_CODES  # for whoever can open a new cursor where the lost one was
+BUSY = frozenset({46, 117})  # somebody else, or our own lost command, is at work there
 MAX_TIME_EXPIRED = 50
 
 
@@ -51,6 +48,9 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
         action: reads, or changes in a way that doing it twice is doing it once.
         deadline: seconds after the first failure; an attempt that itself lasted longer starts the count anew, so
             that a lost connection after three hours of an index build is not final. One that merely timed out does not.
+
+    Raises:
+        Exception: what the driver raised, its text ending with what to do about it (``failures.explain_failure``).
     """
     from pymongo.errors import NetworkTimeout
 
@@ -65,23 +65,21 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
             if give_up == 0.0 or worked:
                 give_up, pause = now + deadline, FIRST_PAUSE
             if not is_passing(error) or now >= give_up:
+                advised(error)
                 raise
         time.sleep(pause)
         pause = min(LONGEST_PAUSE, pause * 2)
 
 
-def is_passing(error: BaseException, codes: Collection[int] = RETRYABLE) -> bool:
-    """Tell whether an error goes away by itself: a lost connection, an election, a lock.
+def is_passing(error: BaseException, also: Collection[int] = ()) -> bool:
+    """Tell whether an error goes away by itself, so that repeating what is idempotent helps: an election, a lock.
 
     Args:
         error: what was raised.
-        codes: the server's error codes that count as passing.
+        also: further codes of the server that count as passing.
     """
-    from pymongo.errors import ConnectionFailure, OperationFailure
-
-    if isinstance(error, OperationFailure):
-        return error.code in codes
-    return isinstance(error, ConnectionFailure)
+    failure = explain_failure(error)
+    return failure.patience > 0 or failure.code in also
 
 
 def config_collection(client: Client, name: str) -> MongoCollection[dict[str, Any]]:

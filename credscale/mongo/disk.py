@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, probe
 from credscale.mongo import facts, members
-from credscale.mongo.backup_steps import target_of
+from credscale.mongo.backup_baseline import NEEDED_BYTES
+from credscale.mongo.backup_target import target_of
 from credscale.mongo.leftovers import leftovers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from credscale.core.context import Context
-    from credscale.mongo.backup_steps import Target
+    from credscale.mongo.backup_target import Target
 
 HEADROOM = 1.3  # for the oplog and for writes meanwhile (reference §5 row 8)
 DUMP_HEADROOM = 1.1
@@ -63,7 +64,13 @@ def needed_on_shard(size: facts.DataSize, shard: str, shards: int, *, index_miss
 
 @probe()
 def verify_disk(
-    ctx: Context, *, namespace: str, backup_directory: str, shard_key: str = "", restore_sample: int = 0
+    ctx: Context,
+    *,
+    namespace: str,
+    backup_directory: str,
+    shard_key: str = "",
+    restore_sample: int = 0,
+    dump_elsewhere: bool = False,
 ) -> Finding:
     """Compare the free space of every shard member and of the backup folder with what the migration will need.
 
@@ -75,6 +82,8 @@ def verify_disk(
         backup_directory: as for ``backup``.
         shard_key: such as ``createdAt:hashed,userId:1``; counts the index in where it is missing.
         restore_sample: documents that the restore check puts on any one of the shards; 0 for all.
+        dump_elsewhere: whether the documents of the backup lie on another host or in an external backup; then only
+            their hashes lie in the backup folder, and nothing is restored for a trial.
     """
     client, name = ctx.clients.mongo(), facts.split_namespace(namespace)[0]
     target, size = target_of(ctx, namespace, backup_directory), facts.data_size(client, namespace)
@@ -82,7 +91,8 @@ def verify_disk(
         facts.indexes(client, namespace), facts.parse_key(shard_key)
     )
     database, shards = facts.database(client, name), facts.shards(client)
-    rooms, restored = [_local_room(target, size)], needed_to_restore(target, size, restore_sample)
+    rooms = [_local_room(target, size, dump_elsewhere=dump_elsewhere)]
+    restored = 0 if dump_elsewhere else needed_to_restore(target, size, restore_sample)
     for shard in shards:
         primary = database is not None and shard.id == database.primary
         needed = needed_on_shard(size, shard.id, len(shards), index_missing=missing, holds_all=primary)
@@ -121,18 +131,19 @@ def needed_to_restore(target: Target, size: facts.DataSize, sample: int) -> int:
     done = kept.restore_checked if kept is not None else None
     if kept is not None and done is not None and int(done["documents"]) >= min(wanted, kept.documents):
         return 0
-    return int(size.storage * wanted / max(1, size.documents))
+    return int((size.storage + size.indexes) * wanted / max(1, size.documents))
 
 
-def _local_room(target: Target, size: facts.DataSize) -> Room:
-    """Return the room for the dump; none is needed where one is kept, or will be unless its data differ."""
+def _local_room(target: Target, size: facts.DataSize, *, dump_elsewhere: bool) -> Room:
+    """Return the room for the dump or its hashes; none where one is kept, or will be unless its data differ."""
     newest = target.newest()
     kept = target.from_before_sharding() is not None or (newest is not None and newest.documents == size.documents)
     folder: Path = target.root.resolve()
     while not folder.exists():
         folder = folder.parent
-    needed = 0 if kept else int(size.bytes * DUMP_HEADROOM)
-    freed, purpose = sum(each.bytes for each in leftovers(target.root)), "the backup on this machine"
+    whole = size.documents * NEEDED_BYTES if dump_elsewhere else int(size.bytes * DUMP_HEADROOM)
+    needed, what = 0 if kept else whole, "hashes of the backup" if dump_elsewhere else "backup"
+    freed, purpose = sum(each.bytes for each in leftovers(target.root)), f"the {what} on this machine"
     if freed:
         purpose += f" (free with the {freed} bytes of unfinished dumps, which are removed first)"
     return Room(str(folder), purpose, needed, shutil.disk_usage(folder).free + freed)

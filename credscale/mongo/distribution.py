@@ -6,21 +6,19 @@ Up to 6.0.2 the balancer equalises the number of chunks, since 6.0.3 the bytes (
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.commands import config_collection, retrying, run
-from credscale.mongo.facts import Server, ShardedCollection, data_size, shards
+from credscale.mongo.facts import Server, ShardedCollection, data_size, indexes, shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import datetime
 
     from credscale.mongo.commands import Client
 
 BALANCES_BYTES = (6, 0, 3)
 MEGABYTE = 1 << 20
-MOVE_EVENTS = ("moveChunk.commit", "moveChunk.from", "moveChunk.to", "moveChunk.error")
 
 
 @dataclass(frozen=True)
@@ -96,24 +94,41 @@ def distribution(client: Client, server: Server, sharded: ShardedCollection, chu
         chunk_size_mb: the persisted chunk size; None for the default.
     """
     names = [shard.id for shard in shards(client)]
-    by_bytes = server.numbers >= BALANCES_BYTES
-    sizes = _owned_bytes(client, sharded.namespace) if by_bytes else data_size(client, sharded.namespace).shards
-    megabytes = chunk_size_mb if chunk_size_mb is not None else default_chunk_mb(server)
+    sizes = bytes_by_shard(client, server, sharded.namespace)
     return Distribution(
         chunks=chunks_by_shard(client, sharded, names),
         bytes=dict.fromkeys(names, 0) | sizes,
-        range_bytes=megabytes * MEGABYTE,
-        by_bytes=by_bytes,
+        range_bytes=range_bytes(server, chunk_size_mb),
+        by_bytes=server.numbers >= BALANCES_BYTES,
     )
 
 
+def range_bytes(server: Server, chunk_size_mb: int | None) -> int:
+    """Return the maximum size of a chunk in bytes, from the persisted size in MB or the server's default."""
+    return (chunk_size_mb if chunk_size_mb is not None else default_chunk_mb(server)) * MEGABYTE
+
+
 def chunks_by_shard(client: Client, sharded: ShardedCollection, names: Iterable[str]) -> dict[str, int]:
-    """Count each shard's chunks; one covered count per shard on (uuid or ns, shard), cheap with a million (§3.3)."""
+    """Count each shard's chunks in one command on the keys of one index alone, whatever their number (§3.3)."""
     chunks = config_collection(client, "chunks")
-    return {
-        name: retrying(lambda shard=name: chunks.count_documents({**sharded.selector, "shard": shard}))  # type: ignore[misc]
-        for name in names
-    }
+    pipeline = [{"$match": sharded.selector}, {"$group": {"_id": "$shard", "n": {"$sum": 1}}}]
+    hint = covering_hint(client, next(iter(sharded.selector)))
+    rows = retrying(lambda: list(chunks.aggregate(pipeline, **hint)))
+    return dict.fromkeys(names, 0) | {str(row["_id"]): int(row["n"]) for row in rows}
+
+
+def covering_hint(client: Client, identity: str) -> dict[str, Any]:
+    """Return the option that makes a count by shard read an index and no chunk.
+
+    Left to itself the planner may as well take an index without ``shard`` and fetch every chunk. A hint at an index
+    that does not exist is an error, so it is given only where the index is there.
+
+    Args:
+        client: a connection to mongos.
+        identity: what tells collections apart in config.chunks: ``uuid``, or ``ns`` up to FCV 4.4.
+    """
+    name = f"{identity}_1_shard_1_min_1"
+    return {"hint": name} if any(index.name == name for index in indexes(client, "config.chunks")) else {}
 
 
 def jumbo_by_shard(client: Client, sharded: ShardedCollection) -> dict[str, int]:
@@ -126,7 +141,10 @@ def jumbo_by_shard(client: Client, sharded: ShardedCollection) -> dict[str, int]
     return {row["_id"]: int(row["n"]) for row in rows}
 
 
-def _owned_bytes(client: Client, namespace: str) -> dict[str, int]:
+def bytes_by_shard(client: Client, server: Server, namespace: str) -> dict[str, int]:
+    """Read a collection's bytes by shard: since 6.0.3 those it owns, before that with orphans (§3.3)."""
+    if server.numbers < BALANCES_BYTES:
+        return data_size(client, namespace).shards
     pipeline: list[dict[str, Any]] = [{"$shardedDataDistribution": {}}, {"$match": {"ns": namespace}}]
     return parse_owned_bytes(retrying(lambda: list(client["admin"].aggregate(pipeline))))
 
@@ -211,55 +229,6 @@ def parse_owned(reply: Mapping[str, Any]) -> dict[str, Owned]:
         else:
             found[shard["shardName"]] = Owned(returned, max(0, int(shard.get("totalKeysExamined", 0)) - returned))
     return dict(sorted(found.items()))
-
-
-@dataclass(frozen=True)
-class MoveEvent:
-    """A line of config.changelog about a migration; ``seconds`` is how long its steps took."""
-
-    time: datetime
-    what: str
-    donor: str
-    recipient: str
-    outcome: str
-    error: str
-    documents: int = 0
-    bytes: int = 0
-    seconds: float = field(default=0.0)
-
-
-def recent_moves(client: Client, namespace: str, *, limit: int = 100) -> tuple[MoveEvent, ...]:
-    """Read the newest migration events, newest first; config.changelog has no index but its natural order (§3.4)."""
-    query = {"what": {"$in": list(MOVE_EVENTS)}, "ns": namespace}
-    changelog = config_collection(client, "changelog")
-    return parse_moves(retrying(lambda: list(changelog.find(query).sort("$natural", -1).limit(limit))))
-
-
-def parse_moves(documents: Iterable[Mapping[str, Any]]) -> tuple[MoveEvent, ...]:
-    """Understand documents of config.changelog; events that are no outcome of a move are left out."""
-    found = []
-    for document in documents:
-        if document["what"] not in MOVE_EVENTS:
-            continue
-        details = document.get("details", {})
-        counts = details.get("counts", {})
-        steps = sum(int(value) for name, value in details.items() if name.startswith("step "))
-        # Only the recipient writes a reason; moveChunk.from never does in 4.4 and 5.0 (§0.6).
-        outcome = details.get("note", "success" if document["what"] == "moveChunk.commit" else "aborted")
-        found.append(
-            MoveEvent(
-                time=document["time"],
-                what=document["what"],
-                donor=str(details.get("from", "")),
-                recipient=str(details.get("to", "")),
-                outcome=str(outcome),
-                error=str(details.get("errmsg", "")),
-                documents=int(counts.get("cloned", 0)),
-                bytes=int(counts.get("clonedBytes", 0)),
-                seconds=steps / 1000,
-            )
-        )
-    return tuple(found)
 
 
 def active_migrations(client: Client) -> dict[str, str]:

@@ -3,6 +3,7 @@
 dump/<database>/<collection>.bson             documents one after the other, nothing around them
 dump/<database>/<collection>.metadata.json    options and indexes in canonical Extended JSON
 dump/<database>/prelude.json                  which server and tool made it
+dump/<database>/<collection>.hashes           instead of all these where somebody else has the documents
 """
 
 from __future__ import annotations
@@ -156,9 +157,10 @@ def damaged(name: str, offset: int, what: str) -> VerificationFailed:
 
 
 def checksum(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of a small file."""
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    """Return size and SHA-256 of a file, in flat memory."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return {"bytes": stream.tell(), "sha256": digest}
 
 
 def create(path: Path) -> IO[bytes]:

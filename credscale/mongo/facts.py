@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Key = dict[str, int | str]
 NAMESPACE_NOT_FOUND = 26
 LAB_MODULE = "credscale-lab"
+DUE_BYTES = 100 * 10**9  # above this the guide shards a collection
 
 
 @dataclass(frozen=True)

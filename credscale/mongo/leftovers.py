@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 512  # st_blocks counts these whatever the file system's own blocks are
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
-_FILE = re.compile(r"(.+\.bson|.+\.metadata\.json|prelude\.json)(\.gz)?(\.partial)?")
+_FILE = re.compile(r"(.+\.bson|.+\.hashes|.+\.metadata\.json|prelude\.json)(\.gz)?(\.partial)?")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Leftover:
 def new_folder(root: Path) -> Path:
     """Return the name of a new backup's folder: when it was begun, and what tells two of one second apart."""
     return root / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def is_backup_name(name: str) -> bool:
+    """Tell whether a folder's name is one that ``new_folder`` gives."""
+    return _NAME.fullmatch(name) is not None
 
 
 def leftovers(root: Path) -> list[Leftover]:
@@ -57,7 +62,7 @@ def remove(folder: Path) -> None:
 
 
 def _is_unfinished(folder: Path) -> bool:
-    ours = _NAME.fullmatch(folder.name) is not None and folder.is_dir() and not folder.is_symlink()
+    ours = is_backup_name(folder.name) and folder.is_dir() and not folder.is_symlink()
     return ours and not (folder / MANIFEST).exists() and all(_is_a_dumps(path) for path in _parts(folder))
 
 

@@ -85,12 +85,10 @@ def run_mongodump(
         OSError: ENOSPC when the disk is full.
         CredscaleError: mongodump failed; carries the end of its output without the secrets.
     """
-    database, _, collection = namespace.partition(".")
     with tempfile.TemporaryFile() as log:
         config = _config_pipe(access)
-        command = [program, "--config", f"/dev/fd/{config}", "--db", database, "--collection", collection]
         try:
-            process = _start([*command, "--out", str(out)], config, log)
+            process = _start(arguments(program, f"/dev/fd/{config}", namespace, str(out)), config, log)
         finally:
             os.close(config)
         code = _wait(process, out, on_progress, poll)
@@ -98,19 +96,53 @@ def run_mongodump(
         output = log.read().decode(errors="replace")
     if code == 0:
         return
-    if "no space left on device" in output.lower():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
-    raise CredscaleError(f"mongodump of {namespace} ended with exit code {code}: {_tail(output, access)}")
+    if (full := disk_full(output)) is not None:
+        raise OSError(full, os.strerror(full), str(out))
+    raise CredscaleError(f"mongodump of {namespace} ended with exit code {code}: {tail(output, access)}")
+
+
+def arguments(program: str, config: str, namespace: str, out: str) -> list[str]:
+    """Return mongodump's command line for one collection.
+
+    No ``--oplog``: routers and dumps of one collection refuse it (§7.1), so the dump is of no single moment.
+
+    Args:
+        program: path of mongodump.
+        config: the file, or pipe, with the connection string.
+        namespace: ``database.collection``.
+        out: the folder in which it makes the database's folder.
+    """
+    database, _, collection = namespace.partition(".")
+    return [program, "--config", config, "--db", database, "--collection", collection, "--out", out]
+
+
+def config_text(access: Access) -> bytes:
+    """Return the content of mongodump's config file, for a pipe and nothing else."""
+    secrets = {"uri": without_database(access.uri)}
+    if access.password is not None:
+        secrets["password"] = access.password
+    return yaml.safe_dump(secrets, width=1 << 16).encode()
+
+
+def disk_full(output: str) -> int | None:
+    """Return the error number where mongodump's output says that it could not write for want of room."""
+    texts = {"no space left on device": errno.ENOSPC, "disk quota exceeded": errno.EDQUOT}
+    texts |= {"file too large": errno.EFBIG}
+    return next((number for text, number in texts.items() if text in output.lower()), None)
+
+
+def tail(output: str, access: Access) -> str:
+    """Return the end of mongodump's output, without the secrets."""
+    for secret in filter(None, (access.uri, without_database(access.uri), access.password)):
+        output = output.replace(secret, "***")
+    return " / ".join(output.strip().splitlines()[-3:])[-500:]
 
 
 def _config_pipe(access: Access) -> int:
     """Return the reading end of a pipe that holds mongodump's config file; a pipe takes 64 kB without a reader."""
-    secrets = {"uri": without_database(access.uri)}
-    if access.password is not None:
-        secrets["password"] = access.password
     reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as stream:
-        yaml.safe_dump(secrets, stream, width=1 << 16)
+    with os.fdopen(writing, "wb") as stream:
+        stream.write(config_text(access))
     return reading
 
 
@@ -157,9 +189,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(TERMINATION_GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-def _tail(output: str, access: Access) -> str:
-    for secret in filter(None, (access.uri, without_database(access.uri), access.password)):
-        output = output.replace(secret, "***")
-    return " / ".join(output.strip().splitlines()[-3:])[-500:]

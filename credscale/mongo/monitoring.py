@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -11,21 +10,31 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import PreconditionFailed, WaitTimeout
 from credscale.core.step import Finding, probe
 from credscale.mongo import facts, plots
+from credscale.mongo.chunk_watch import ChunkWatch, Paced, tracked
 from credscale.mongo.commands import is_passing
 from credscale.mongo.diagnosis import diagnose
-from credscale.mongo.distribution import Distribution, distribution, is_compliant, jumbo_by_shard, recent_moves
+from credscale.mongo.distribution import (
+    BALANCES_BYTES,
+    Distribution,
+    bytes_by_shard,
+    is_compliant,
+    jumbo_by_shard,
+    range_bytes,
+)
 from credscale.mongo.members import window_offset
-from credscale.mongo.settings import BalancerSettings, balancer_settings, eta, seconds_until_open
+from credscale.mongo.moves import MoveTail, groups_of, outcomes
+from credscale.mongo.pace import Pace, eta_range, lanes, pace, range_text
+from credscale.mongo.settings import BalancerSettings, balancer_settings, seconds_until_open
+from credscale.mongo.stall import stall_facts
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
 
 MOST_POINTS = 400
-RATE_POINTS = 20
-CHUNKS_A_POLL = 1000  # counting these takes the config servers milliseconds; a million of them seconds
-LONGEST_POLL = 30.0
 OUTSIDE_SECONDS = 15.0  # between two polls while the window is closed
+ASK_CHUNKS = 1000  # for these the config primary answers balancerCollectionStatus in milliseconds
+LONGEST_ASK = 60.0  # with a million chunks it builds their whole routing table for each answer (§1.4)
+BYTES_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,44 +46,81 @@ class Look:
     found: Distribution
 
 
+class Eye:
+    """Look at one collection again and again, at a cost that goes with what has changed and not with its chunks.
+
+    Args:
+        ctx: the run.
+        namespace: ``database.collection``.
+    """
+
+    def __init__(self, ctx: Context, namespace: str) -> None:
+        self.client, self.namespace = ctx.clients.mongo(), namespace
+        self.server = facts.server(self.client)
+        self.watch, self.moves = ChunkWatch(self.client), MoveTail(self.client, namespace)
+        self._bytes: Paced[dict[str, int]] = Paced(least=BYTES_SECONDS)
+        self._compliant: Paced[bool | None] = Paced()
+
+    def look(self, *, whole: bool = False) -> Look:
+        """Look again.
+
+        Args:
+            whole: count all chunks and bytes anew.
+        """
+        found = tracked(self.client, self.namespace)
+        if found is None:
+            raise PreconditionFailed(f"{self.namespace} is not sharded. Run shard_collection first")
+        settings = balancer_settings(self.client)
+        names = [shard.id for shard in facts.shards(self.client)]
+        chunks = self.watch.recount(found, names) if whole else self.watch.look(found, names)
+        by_bytes = self.server.numbers >= BALANCES_BYTES
+        sizes = self._bytes.get(lambda: bytes_by_shard(self.client, self.server, self.namespace), fresh=whole)
+        self.moves.read()
+        size = found.range_bytes or range_bytes(self.server, settings.chunk_size_mb)
+        return Look(settings, found.sharded, Distribution(chunks, dict.fromkeys(names, 0) | sizes, size, by_bytes))
+
+    def proof(self, look: Look) -> Look | None:
+        """Return a look that counted everything, when both it and the server say that the collection is balanced."""
+        if look.found.remaining:
+            return None
+        self._compliant.least = min(LONGEST_ASK, sum(look.found.chunks.values()) / ASK_CHUNKS)
+        if self._compliant.get(lambda: is_compliant(self.client, self.namespace)) is False:
+            return None
+        whole = self.look(whole=True)
+        return None if whole.found.remaining else whole
+
+
 @dataclass
 class Watch:
     """What the polls add up to; times are seconds of ``time.monotonic``.
 
-    Seconds outside the window, in which nothing may move, count neither for the rate nor for the stall.
+    Seconds outside the window, in which nothing may move, do not count for the stall.
     """
 
     began: float
     first: int
-    active: float = 0.0
     idle: float = 0.0
     last_poll: float = 0.0
     remaining: int = 0
     held: bool = False
+    lanes: float = 1.0
+    pace: Pace | None = None
     series: list[dict[str, Any]] = field(default_factory=list)
-    recent: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RATE_POINTS))
 
     def poll(self, now: float, found: Distribution, open_now: bool) -> None:
         """Add one look."""
         passed, self.last_poll = now - self.last_poll, now
-        if open_now:
-            self.active += passed
         moved_on = not self.series or found.chunks != self.series[-1]["chunks"] or found.remaining < self.remaining
         self.idle = 0.0 if moved_on else self.idle + (passed if open_now else 0.0)
         # The balancer splits up to 6.0.2, so there can be more to move than there was at first.
         self.first = max(self.first, found.remaining)
         self.remaining = found.remaining
         if moved_on:
-            self.recent.append((self.active, self.remaining))
+            # Slowly, as the pace does: it is that of the newest moves, not of the last one.
+            self.lanes = lanes(found.chunks) if not self.series else 0.9 * self.lanes + 0.1 * lanes(found.chunks)
             self.series.append(point(now - self.began, found))
-
-    @property
-    def rate(self) -> float:
-        """Chunks per second inside the window, over the newest moves; 0 while too young."""
-        if len(self.recent) < 3:
-            return 0.0
-        (start, before), (end, after) = self.recent[0], self.recent[-1]
-        return max(0.0, (before - after) / (end - start)) if end > start else 0.0
+            if len(self.series) > 2 * MOST_POINTS:
+                self.series = thin(self.series)
 
 
 def point(seconds: float, found: Distribution) -> dict[str, Any]:
@@ -102,10 +148,10 @@ def monitor_distribution(
     Args:
         namespace: ``database.collection``.
         stall_minutes: minutes inside the window without any movement after which this gives up and says why.
-        poll_seconds: seconds between two polls; with more than 1,000 chunks more in proportion, up to 30.
+        poll_seconds: seconds between two polls; each reads only what has changed, so a million chunks cost no more.
     """
-    client, server = ctx.clients.mongo(), facts.server(ctx.clients.mongo())
-    look = _look(client, server, namespace)
+    eye = Eye(ctx, namespace)
+    look = eye.look()
     offset = window_offset(ctx) if look.settings.window is not None else None
     if look.settings.window is not None and offset is None:
         ctx.note("the config primary's time zone can't be read, so the window is taken as UTC")
@@ -116,37 +162,26 @@ def monitor_distribution(
     # A plan does not wait: what it would wait for is nothing that it changes.
     if ctx.dry_run and watch.remaining:
         return Finding(f"{watch.remaining} chunks are still to move; a run waits for them", _output(watch, look))
-    while not _done(client, look):
+    while (proof := eye.proof(look)) is None:
         _pause_outside(ctx, watch, look, zone, poll_seconds)
-        look = _poll(ctx, watch, look, server, zone, stall_minutes * 60)
-    ctx.progress(watch.first, watch.first, "chunks", eta=0.0, shards=_by_shard(look.found))
-    output = _output(watch, look, jumbo_by_shard(client, look.sharded))
+        look = _poll(ctx, eye, watch, look, zone, stall_minutes * 60)
+    look = proof
+    watch.poll(time.monotonic(), look.found, open_now=False)
+    ctx.progress(watch.first, watch.first, "chunks", eta=0.0, eta_high=0.0, shards=_by_shard(look.found))
+    output = _output(watch, look, jumbo_by_shard(eye.client, look.sharded)) | _migrations(eye)
     moved = f"{output['moved']} chunks moved in {output['seconds']:.0f} s" if output["moved"] else "nothing had to move"
     return Finding(f"the data lie evenly: {look.found.text} chunks; {moved}", output)
-
-
-def _look(client: Client, server: facts.Server, namespace: str) -> Look:
-    sharded = facts.sharded_collection(client, namespace)
-    if sharded is None:
-        raise PreconditionFailed(f"{namespace} is not sharded. Run shard_collection first")
-    settings = balancer_settings(client)
-    return Look(settings, sharded, distribution(client, server, sharded, settings.chunk_size_mb))
-
-
-def _done(client: Client, look: Look) -> bool:
-    """Tell whether our own count and the server's answer agree that the collection is balanced."""
-    return not look.found.remaining and is_compliant(client, look.sharded.namespace) is not False
 
 
 def _local(zone: timedelta) -> datetime:
     return datetime.now(UTC) + zone
 
 
-def _poll(ctx: Context, watch: Watch, look: Look, server: facts.Server, zone: timedelta, stall: float) -> Look:
+def _poll(ctx: Context, eye: Eye, watch: Watch, look: Look, zone: timedelta, stall: float) -> Look:
     """Look again, tell how far it is, and give up when nothing has moved for too long."""
-    client, namespace = ctx.clients.mongo(), look.sharded.namespace
+    namespace = look.sharded.namespace
     try:
-        look = _look(client, server, namespace)
+        look = eye.look()
         watch.poll(time.monotonic(), look.found, seconds_until_open(look.settings.window, _local(zone)) == 0)
     except Exception as error:
         if not is_passing(error):
@@ -159,37 +194,36 @@ def _poll(ctx: Context, watch: Watch, look: Look, server: facts.Server, zone: ti
                 "Check mongos, then run again"
             ) from error
         return look
-    left = eta(watch.remaining, watch.rate, look.settings.window, _local(zone))
+    window = look.settings.window
+    watch.pace = pace([_in_zone(moment, zone) for moment in eye.moves.commits], window)
+    ends = eta_range(watch.remaining, watch.pace, watch.lanes, lanes(look.found.chunks), window, _local(zone))
     ctx.progress(
         watch.first - watch.remaining, watch.first, "chunks",
-        eta=None if left is None else round(left, 1), shards=_by_shard(look.found),
+        eta=None if ends is None else round(ends[0], 1), eta_high=None if ends is None else round(ends[1], 1),
+        left=range_text(ends), shards=_by_shard(look.found),
     )  # fmt: skip
-    if watch.idle > max(stall, _patience(client, namespace, watch.idle, stall)):
-        _give_up(client, watch, look, zone)
+    if watch.idle > _patience(watch.pace, stall):
+        _give_up(ctx, eye, watch, look, zone)
     return look
 
 
-def _patience(client: Client, namespace: str, idle: float, stall: float) -> float:
-    """Return five times the slow moves' duration, which is what a single big chunk may take (§3.5)."""
-    if idle <= stall:
-        return stall
-    durations = sorted(move.seconds for move in recent_moves(client, namespace) if move.outcome == "success")
-    return 5 * durations[int(0.9 * (len(durations) - 1))] if durations else stall
+def _in_zone(moment: datetime, zone: timedelta) -> datetime:
+    """Return a time of config.changelog, which is UTC, as ``_local`` has it."""
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)) + zone
 
 
-def _give_up(client: Client, watch: Watch, look: Look, zone: timedelta) -> None:
-    jumbo = jumbo_by_shard(client, look.sharded)
-    moves = recent_moves(client, look.sharded.namespace)
-    reason = diagnose(look.settings, look.sharded, look.found, jumbo, moves, _local(zone))
+def _patience(seen: Pace | None, stall: float) -> float:
+    """Return five times what a slow move takes, when that is longer: a single big chunk may take it (§3.5)."""
+    return stall if seen is None else max(stall, 5 * seen.slow)
+
+
+def _give_up(ctx: Context, eye: Eye, watch: Watch, look: Look, zone: timedelta) -> None:
+    found = stall_facts(ctx, look.settings, look.sharded, look.found, eye.moves.events, _local(zone))
     raise WaitTimeout(
         f"no chunk of {look.sharded.namespace} has moved for {watch.idle:.0f} s inside the window, "
-        f"{watch.remaining} are left ({look.found.text}). {reason} What has moved stays moved; run again afterwards"
+        f"{watch.remaining} are left ({look.found.text}). {diagnose(found).text} What has moved stays moved; run again "
+        "afterwards"
     )
-
-
-def pause_between(seconds: float, chunks: int) -> float:
-    """Return the seconds between two polls of so many chunks, which each poll counts."""
-    return min(max(seconds, LONGEST_POLL), seconds * max(1.0, chunks / CHUNKS_A_POLL))
 
 
 def _pause_outside(ctx: Context, watch: Watch, look: Look, zone: timedelta, poll_seconds: float) -> None:
@@ -197,12 +231,22 @@ def _pause_outside(ctx: Context, watch: Watch, look: Look, zone: timedelta, poll
     closed = seconds_until_open(look.settings.window, _local(zone))
     if closed == 0 or look.settings.window is None:
         watch.held = False
-        time.sleep(pause_between(poll_seconds, sum(look.found.chunks.values())))
+        time.sleep(poll_seconds)
         return
     if not watch.held:
         ctx.hold(f"the balancer window {'-'.join(look.settings.window)} is closed; chunks move when it opens")
         watch.held = True
     time.sleep(min(max(poll_seconds, OUTSIDE_SECONDS), closed))
+
+
+def _migrations(eye: Eye) -> dict[str, Any]:
+    """Return how the newest migrations ended, and what they copied."""
+    events = eye.moves.events
+    copied = {
+        "copied_documents": sum(each.documents for each in events),
+        "copied_bytes": sum(each.bytes for each in events),
+    }
+    return {"moves": outcomes(groups_of(eye.namespace, events)), **copied}
 
 
 def _by_shard(found: Distribution) -> dict[str, dict[str, int]]:
@@ -219,7 +263,7 @@ def _output(watch: Watch, look: Look, jumbo: dict[str, int] | None = None) -> di
         "to_move": watch.first,
         "moved": watch.first - watch.remaining,
         "seconds": round(watch.last_poll - watch.began, 1),
-        "rate": round(watch.rate, 4),
+        "rate": round(watch.pace.rate, 4) if watch.pace is not None else 0.0,
         "by": "bytes" if look.found.by_bytes else "chunks",
         "window": "-".join(look.settings.window) if look.settings.window is not None else "",
     }

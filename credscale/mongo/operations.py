@@ -26,6 +26,7 @@ CHANGING = (
 )  # fmt: skip
 MOVING = ("moveChunk", "moveRange", "_shardsvrMoveRange")
 INDEX_BUILD = "Index Build"  # how the messages of the threads that build an index begin
+BUILDING = ("createIndexes", "index build")
 
 
 def current(client: Client, *, router: bool = False) -> list[Operation]:
@@ -69,8 +70,8 @@ def _names(command: Mapping[str, Any], name: str, namespace: str) -> bool:
     return value is not None and namespace in (value, f"{database}.{value}")
 
 
-def sharding_under_way(ctx: Context, namespace: str) -> str:
-    """Return whether a shardCollection of this collection is at work somewhere, in words; empty when none is."""
+def sharding_at_work(ctx: Context, namespace: str) -> bool | None:
+    """Tell whether a shardCollection of this collection is at work in the cluster; None when it can't be told."""
     from pymongo.errors import PyMongoError
 
     client = ctx.clients.mongo()
@@ -78,8 +79,19 @@ def sharding_under_way(ctx: Context, namespace: str) -> str:
         operations = current(client) + current(client, router=True)
         for address in config_members(client):
             operations += current(ctx.clients.mongo_member(address))
-    except PyMongoError as error:
-        return f"it can't be told whether shardCollection of {namespace} is still at work ({type(error).__name__})"
-    if any(name in SHARDING for name, _ in changes_on(operations, namespace)):
-        return f"shardCollection of {namespace} is still at work in the cluster"
-    return ""
+    except PyMongoError:
+        return None
+    return any(name in SHARDING for name, _ in changes_on(operations, namespace))
+
+
+def sharding_under_way(ctx: Context, namespace: str) -> str:
+    """Return whether a shardCollection of this collection is at work somewhere, in words; empty when none is."""
+    at_work = sharding_at_work(ctx, namespace)
+    if at_work is None:
+        return f"it can't be told whether shardCollection of {namespace} is still at work"
+    return f"shardCollection of {namespace} is still at work in the cluster" if at_work else ""
+
+
+def builds(operations: Iterable[Mapping[str, Any]], namespace: str) -> list[Mapping[str, Any]]:
+    """Return the operations that build an index of a collection: the command and the server's own threads."""
+    return [each for each in operations if {name for name, _ in changes_on([each], namespace)} & set(BUILDING)]

@@ -18,6 +18,7 @@ class Move(StrEnum):
     CREATE_INDEX = "create the shard-key index"
     SHARD_COLLECTION = "shard the collection"
     START_BALANCER = "start the balancer"
+    RESTORE_BALANCER = "put the balancer back as it was, once the data lie evenly"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class MigrationState:
         chunk_size_mb: the persisted size, or None.
         window: the persisted window, or None.
         balanced: whether the collection is sharded and its data lie evenly.
+        before: the mode that an earlier run has changed and not put back; None when there is none.
     """
 
     sharded_key: str | None
@@ -43,6 +45,7 @@ class MigrationState:
     chunk_size_mb: int | None
     window: tuple[str, str] | None
     balanced: bool
+    before: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def plan_migration(state: MigrationState, wanted: Wanted) -> tuple[Move, ...]:
     run leaves at worst a stopped balancer and data that have not moved.
 
     Planning again after any move, or in the middle of the moving of chunks, leads to the same end: the plan looks
-    only at what is there. The mode that the balancer had before is not part of it; the run remembers it in the target
-    and puts it back.
+    only at what is there, and at the mode that the first run found, which is remembered in the target. That mode is
+    put back at the very end, and also when a run fails before.
 
     Args:
         state: what is there.
@@ -93,4 +96,14 @@ def plan_migration(state: MigrationState, wanted: Wanted) -> tuple[Move, ...]:
     unbalanced = state.sharded_key is None or not state.balanced
     if unbalanced and (stop or state.mode != "full"):
         moves.append(Move.START_BALANCER)
+    before = state.before if state.before is not None else state.mode
+    if before != _mode_after(moves, state.mode):
+        moves.append(Move.RESTORE_BALANCER)
     return tuple(moves)
+
+
+def _mode_after(moves: list[Move], mode: str) -> str:
+    """Return the balancer's mode once the moves are made."""
+    if Move.START_BALANCER in moves:
+        return "full"
+    return "off" if Move.STOP_BALANCER in moves else mode

@@ -30,6 +30,35 @@ def distribution(output: dict[str, Any]) -> dict[str, Any]:
     _panel(left, series, "chunks", 1, "chunks")
     _panel(right, series, "bytes", MEGABYTE, "data (MB)")
     left.legend(fontsize="small", frameon=False)
+    return _png(figure)
+
+
+def status(output: dict[str, Any]) -> dict[str, Any]:
+    """Return a bar of chunks for each shard, as ``image/png``.
+
+    Args:
+        output: the output of ``cluster_status``; without shards there is no figure.
+    """
+    rows = [row for row in output.get("rows") or [] if row.get("chunks") is not None]
+    if not rows:
+        return {}
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 0.8 + 0.3 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    bars = axes.barh([row["shard"] for row in rows], [row["chunks"] for row in rows], color=COLOURS[0], height=0.6)
+    axes.bar_label(bars, labels=[f"{row['chunks']:,}" for row in rows], padding=3, fontsize="small")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("chunks")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return _png(figure)
+
+
+def _png(figure: Any) -> dict[str, Any]:
     buffer = io.BytesIO()
     # Without the date in the metadata the same data give the same bytes.
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})

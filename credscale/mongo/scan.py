@@ -30,6 +30,7 @@ def scan_raw(
     *,
     batch_size: int = 0,
     start_after: Any = None,
+    only_ids: bool = False,
     session: ClientSession | None = None,
     retries: int = RETRIES,
     timeout: float = 7 * 86_400.0,
@@ -37,12 +38,14 @@ def scan_raw(
     """Stream the raw documents of a collection in `_id` order.
 
     Reads with majority concern, so nothing is seen that a failover could take back. One server batch is in memory. With
-    a causally consistent session every shard shows at least the state that the session has seen.
+    a causally consistent session every shard shows at least the state that the session has seen, and with a snapshot
+    session every cursor, a reopened one too, sees the moment of the snapshot.
 
     Args:
         collection: the collection, through mongos or a replica set.
         batch_size: documents a batch; 0 leaves it to the server, which fills 16 MB.
         start_after: an `_id` after which to begin; None begins at the first. An `_id` that is null can't be given.
+        only_ids: give documents that hold nothing but their `_id`.
         session: the session to read in; None lets the driver make one for each cursor.
         retries: how often in a row the cursor may be lost without a document in between.
         timeout: seconds after which a lost cursor is no longer reopened.
@@ -55,7 +58,7 @@ def scan_raw(
     failures, done = 0, -1
     while True:
         try:
-            yield from _read_on(collection, position, batch_size, session)
+            yield from _read_on(collection, position, batch_size, only_ids, session)
         except _driver_errors() as error:
             failures, done = failures + 1 if position.documents == done else 1, position.documents
             if not is_passing(error, CURSOR_LOST):
@@ -73,10 +76,10 @@ def pause_after(failures: int) -> float:
 
 
 def _read_on(
-    collection: Collection[Any], position: _Position, batch_size: int, session: ClientSession | None
+    collection: Collection[Any], position: _Position, batch_size: int, only_ids: bool, session: ClientSession | None
 ) -> Iterator[bytes]:
     """Read with one cursor from the position on, and move the position."""
-    with _open(collection, position, batch_size, session) as cursor:
+    with _open(collection, position, batch_size, only_ids, session) as cursor:
         for document in cursor:
             if position.advance(document.raw):
                 yield document.raw
@@ -119,7 +122,7 @@ class _Position:
 
 
 def _open(
-    collection: Collection[Any], position: _Position, batch_size: int, session: ClientSession | None
+    collection: Collection[Any], position: _Position, batch_size: int, only_ids: bool, session: ClientSession | None
 ) -> Cursor[Any]:
     from bson.codec_options import CodecOptions
     from bson.raw_bson import RawBSONDocument
@@ -127,7 +130,8 @@ def _open(
 
     codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
     raw = collection.with_options(codec_options=codec, read_concern=ReadConcern("majority"))
-    cursor = raw.find(session=session, batch_size=batch_size).sort("_id", 1).hint("_id_")
+    projection = {"_id": 1} if only_ids else None
+    cursor = raw.find(projection=projection, session=session, batch_size=batch_size).sort("_id", 1).hint("_id_")
     position.reopen()
     return cursor if position.key is None else cursor.min([("_id", id_value(position.key))])
 

@@ -215,3 +215,29 @@ def eta(remaining_moves: float, rate: float, window: Window | None, now: datetim
     needed -= left
     nights = math.ceil(needed / length)
     return waited + left + (DAY - length) * nights + needed
+
+
+def open_seconds(window: Window | None, start: datetime, end: datetime) -> float:
+    """Return for how many of the seconds between two times chunks could move.
+
+    Args:
+        window: start and stop, or None.
+        start: the config primary's local time.
+        end: the same, later.
+    """
+    if end <= start:
+        return 0.0
+    if window is None:
+        return (end - start).total_seconds()
+    opens, closes = _second_of(window[0]), _second_of(window[1])
+
+    def passed(moment: datetime) -> float:
+        """Return the open seconds from the beginning of time."""
+        second = moment.hour * 3600 + moment.minute * 60 + moment.second + moment.microsecond / 1e6
+        if opens < closes:
+            today = min(max(second - opens, 0.0), closes - opens)
+        else:
+            today = min(second, float(closes)) + max(0.0, second - opens)
+        return moment.toordinal() * float((closes - opens) % DAY) + today
+
+    return passed(end) - passed(start)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,9 @@ from credscale.core.step import Finding, step
 from credscale.mongo import balancer_memory, facts
 from credscale.mongo.commands import BUSY, is_passing, run
 from credscale.mongo.distribution import chunks_by_shard, range_problem
+from credscale.mongo.failures import advised, explain_failure, text_of
+from credscale.mongo.indexing import await_builds, build_index
+from credscale.mongo.operations import sharding_at_work
 from credscale.mongo.settings import balancer_settings
 from credscale.mongo.state import ENABLES_ITSELF
 
@@ -64,7 +65,8 @@ def _partitioned(client: Client, name: str) -> tuple[bool, str]:
 def create_shard_key_index(ctx: Context, *, namespace: str, shard_key: str) -> Finding:
     """Build the index that the shard key needs, unless one serves already.
 
-    It gets the name MongoDB itself would give it, and the simple collation, which sharding demands (§1.2).
+    It gets the name MongoDB itself would give it, and the simple collation, which sharding demands (§1.2). A build that
+    an earlier run began is waited for.
 
     Args:
         namespace: ``database.collection``.
@@ -73,6 +75,8 @@ def create_shard_key_index(ctx: Context, *, namespace: str, shard_key: str) -> F
     from credscale.mongo.shard_key import index_name
 
     client, key = ctx.clients.mongo(), facts.parse_key(shard_key)
+    if not ctx.dry_run:
+        await_builds(ctx, namespace)
     name, existing = index_name(key), facts.indexes(client, namespace)
     found = facts.supporting_index(existing, key)
     if found is not None:
@@ -89,7 +93,7 @@ def create_shard_key_index(ctx: Context, *, namespace: str, shard_key: str) -> F
     if collection.collation != "simple":
         spec["collation"] = {"locale": "simple"}
     started = time.monotonic()
-    ctx.apply(f"create the index {name} on {namespace}", _build, ctx, namespace, spec)
+    ctx.apply(f"create the index {name} on {namespace}", build_index, ctx, namespace, spec)
     ctx.wait_until(f"the index {name} is listed", lambda: _listed(client, namespace, key), READ_BACK_SECONDS)
     if ctx.planning:
         return Finding(f"the index {name} would be built", {"index": name})
@@ -102,61 +106,14 @@ def _listed(client: Client, namespace: str, key: facts.Key) -> tuple[bool, str]:
     return facts.supporting_index(found, key) is not None, ", ".join(index.name for index in found)
 
 
-def _build(ctx: Context, namespace: str, spec: dict[str, Any]) -> None:
-    """Run createIndexes beside this thread, which tells the progress; the server goes on when this process dies."""
-    from pymongo.errors import PyMongoError
-
-    name, coll = facts.split_namespace(namespace)
-    builder, failures = ctx.clients.mongo(timeout=LONG_SECONDS), []
-
-    def build() -> None:
-        try:
-            run(builder, name, {"createIndexes": coll, "indexes": [spec]})
-        except PyMongoError as error:  # handed to the waiting thread, which raises it
-            failures.append(error)
-
-    thread = threading.Thread(target=build, name="createIndexes", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        if thread.is_alive():
-            _tell_build(ctx, namespace)
-    if failures:
-        raise failures[0]
-
-
-def _tell_build(ctx: Context, namespace: str) -> None:
-    from pymongo.errors import PyMongoError
-
-    operations: list[Any] = []
-    pipeline = [{"$currentOp": {"allUsers": True, "idleConnections": False}}]
-    # Progress is a courtesy: without the right to read $currentOp the build goes on all the same.
-    with contextlib.suppress(PyMongoError):
-        operations = list(ctx.clients.mongo().admin.aggregate(pipeline))
-    done = build_progress(operations, namespace)
-    if done is not None:
-        ctx.progress(*done, "documents")
-
-
-def build_progress(operations: list[dict[str, Any]], namespace: str) -> tuple[int, int] | None:
-    """Return documents done and in all of an index build on a namespace, from $currentOp; None when it shows none."""
-    for operation in operations:
-        progress = operation.get("progress")
-        building = str(operation.get("msg", "")).startswith("Index Build")
-        command = operation.get("command", {})
-        ours = operation.get("ns") == namespace or command.get("createIndexes") == namespace.partition(".")[2]
-        if building and ours and progress:
-            return int(progress["done"]), int(progress["total"])
-    return None
-
-
 @step()
 def shard_collection(ctx: Context, *, namespace: str, shard_key: str) -> Finding:
     """Shard the collection and read back key, chunks and their ranges.
 
     The command splits a collection that holds data and can take hours; reads and writes go on meanwhile. Issued again
-    with the same options it joins the one under way, so a lost connection is no danger (§1.2). Until key, chunks and
-    ranges were read back the target remembers that the balancer must stay off. There is no way back before MongoDB 8.0.
+    with the same options it joins the one under way (§1.2); after a lost connection it is issued again only when
+    neither the catalogue nor $currentOp shows it. Until key, chunks and ranges were read back the target remembers that
+    the balancer must stay off. There is no way back before MongoDB 8.0.
 
     Args:
         namespace: ``database.collection``.
@@ -213,7 +170,7 @@ def _sharded(client: Client, namespace: str) -> tuple[bool, str]:
 
 
 def _shard(ctx: Context, command: dict[str, Any], wanted: str) -> None:
-    """Run shardCollection; after a lost connection look into the catalogue before asking again."""
+    """Run shardCollection, with no time limit of its own; look for what it has done before asking again."""
     from pymongo.errors import ConnectionFailure, OperationFailure
 
     client, namespace = ctx.clients.mongo(), command["shardCollection"]
@@ -225,25 +182,40 @@ def _shard(ctx: Context, command: dict[str, Any], wanted: str) -> None:
             ctx.clients.mongo(timeout=LONG_SECONDS).admin.command(dict(command))
         except (ConnectionFailure, OperationFailure) as error:
             if not is_passing(error):
-                raise _explained(error, namespace) from error
-            if patience.is_over(error, started):
+                problem = _explained(error, namespace)
+                if problem is not None:
+                    raise problem from error
+            if not is_passing(error) or patience.is_over(error, started):
+                advised(error)
                 raise
-            patience.tell(ctx, error)
+            patience.tell(ctx, explain_failure(error).code_name)
         else:
             return
+        if _was_done(ctx, client, namespace, wanted, patience):
+            return
+
+
+def _was_done(ctx: Context, client: Client, namespace: str, wanted: str, patience: _Patience) -> bool:
+    """Look into the catalogue, and wait while $currentOp shows the lost command at work; tell whether it was done."""
+    while True:
         time.sleep(BUSY_POLL_SECONDS if patience.at_work else POLL_SECONDS)
+        # In this order: what ends between the two looks is found in the catalogue.
+        at_work = patience.lost and sharding_at_work(ctx, namespace)
         found = facts.sharded_collection(client, namespace)
         if found is not None:
             _refuse_other_key(found, wanted)
-            return
+            return True
+        if not at_work or not patience.works():
+            return False
+        patience.tell(ctx)
 
 
 @dataclass
 class _Patience:
     """How long errors of shardCollection are borne.
 
-    Most pass within ``LOST_SECONDS``. But once a connection was lost, by this run or by one that died, a server that
-    says it is busy is busy with our own command, which may take hours.
+    Most pass within ``LOST_SECONDS``. But once an answer was lost, by this run or by one that died, a server that says
+    it is busy is busy with our own command, which may take hours.
 
     Args:
         lost: whether a command of ours may be at work in the cluster.
@@ -262,35 +234,42 @@ class _Patience:
             error: a passing one.
             started: when the command that failed was sent; one that worked for long starts the count anew.
         """
-        from pymongo.errors import ConnectionFailure
-
-        now, was_at_work = time.monotonic(), self.at_work
+        now, was_at_work, busy = time.monotonic(), self.at_work, explain_failure(error).code in BUSY
         self.first = self.first or now
-        self.at_work = self.lost and getattr(error, "code", None) in BUSY
-        self.lost = self.lost or isinstance(error, ConnectionFailure)
+        self.at_work = self.lost and busy
+        self.lost = self.lost or not busy
         if self.began == 0.0 or now - started > LOST_SECONDS or was_at_work != self.at_work:
             self.began = now
         return now >= self.first + LONG_SECONDS or (not self.at_work and now >= self.began + LOST_SECONDS)
 
-    def tell(self, ctx: Context, error: Exception) -> None:
+    def works(self) -> bool:
+        """Note that the command was seen at work, which starts the count anew; tell whether to wait on."""
+        self.at_work, self.began = True, time.monotonic()
+        return self.began < self.first + LONG_SECONDS
+
+    def tell(self, ctx: Context, error: str = "") -> None:
         """Say what is waited for, once for each kind of error."""
-        what = "is still at work" if self.at_work else f"was interrupted ({type(error).__name__})"
+        what = "is still at work" if self.at_work else f"was interrupted ({error})"
         if what != self.told:
             ctx.note(f"shardCollection {what}; looking into the catalogue")
         self.told = what
 
 
-def _explained(error: Exception, namespace: str) -> Exception:
+def _explained(error: Exception, namespace: str) -> PreconditionFailed | None:
     code = getattr(error, "code", None)
     if code == ALREADY_INITIALIZED:
-        return PreconditionFailed(f"{namespace} was sharded by somebody else with other options meanwhile: {error}")
+        return PreconditionFailed(
+            f"{namespace} was sharded by somebody else with other options meanwhile: {text_of(error)}. This run has "
+            "not sharded it. Compare key, unique and collation in config.collections with yours, then run with those"
+        )
     if code == MANUAL_INTERVENTION:
         return PreconditionFailed(
-            f"an earlier shardCollection of {namespace} died after writing some chunks (4.4, §1.2). Delete "
-            f"the documents of config.chunks with ns {namespace!r} after making sure that config.collections has no "
-            "entry for it, then run again"
+            f"an earlier shardCollection of {namespace} died after writing some chunks (4.4, §1.2); this one has "
+            "changed nothing. Make sure that db.currentOp() shows nobody sharding it, and that "
+            f"db.getSiblingDB('config').collections.find({{_id: '{namespace}', dropped: {{$ne: true}}}}) finds "
+            f"nothing. Only then run db.getSiblingDB('config').chunks.deleteMany({{ns: '{namespace}'}}), and this again"
         )
-    return error
+    return None
 
 
 def _read_back(ctx: Context, client: Client, namespace: str, wanted: str) -> dict[str, Any]:

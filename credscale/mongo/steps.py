@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.advice.acceptance import shard_key_accepted
 from credscale.mongo.advice.steps import advise_shard_key, find_breaking_writes
-from credscale.mongo.backup_steps import backup, restore_check
+from credscale.mongo.backup_steps import backup
+from credscale.mongo.backup_trial import restore_check
 from credscale.mongo.balancing import (
     restore_balancer,
     set_balancer_window,
@@ -17,8 +18,11 @@ from credscale.mongo.balancing import (
     start_balancer,
     stop_balancer,
 )
+from credscale.mongo.catalogue_check import verify_catalogue
 from credscale.mongo.disk import verify_disk
+from credscale.mongo.duplicates import verify_unique_ids
 from credscale.mongo.monitoring import monitor_distribution
+from credscale.mongo.point_reads import verify_reads
 from credscale.mongo.preflight.step import preflight
 from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
 from credscale.mongo.verification import record_verification, verify_counts, verify_digest
@@ -44,9 +48,12 @@ __all__ = [
     "shard_key_accepted",
     "start_balancer",
     "stop_balancer",
+    "verify_catalogue",
     "verify_counts",
     "verify_digest",
     "verify_disk",
+    "verify_reads",
+    "verify_unique_ids",
 ]
 
 STEPS: list[Step[Any]] = [
@@ -66,6 +73,9 @@ STEPS: list[Step[Any]] = [
     start_balancer,
     monitor_distribution,
     verify_counts,
+    verify_catalogue,
     verify_digest,
+    verify_reads,
+    verify_unique_ids,
     restore_balancer,
 ]

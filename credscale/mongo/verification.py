@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,15 @@ from credscale.core.clients import LONG_SECONDS
 from credscale.core.errors import CredscaleError, PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, Status, probe, step
 from credscale.mongo import facts
-from credscale.mongo.backup_steps import live_digest, logical_time, target_of
+from credscale.mongo.backup_target import bytes_progress, logical_time, target_of
 from credscale.mongo.commands import retrying
 from credscale.mongo.comparison import Comparison, Proof, compare_with, written_since
+from credscale.mongo.digest import digest_documents
 from credscale.mongo.distribution import Owned, active_migrations, owned_and_orphaned
+from credscale.mongo.duplicates import Neighbours, advice, confirmed, copy_rows
+from credscale.mongo.findings import finding_rows, loss_text, what_to_do
+from credscale.mongo.scan import scan_raw
+from credscale.mongo.snapshot import View, estimated_seconds, is_moment_gone, view_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,12 +149,26 @@ def _count_output(exact: int, owned: dict[str, Owned], manifest: Manifest | None
     }
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A collection read from end to end and compared; ``view`` says whether all of it was seen at one moment."""
+
+    live: Digest
+    neighbours: Neighbours
+    comparison: Comparison
+    view: View
+
+
 @probe(reads_all=True)
 def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Finding:
     """Compare every document with the backup, and explain each difference by the shards' oplogs.
 
     A document that moved stays byte for byte the same, so any difference is either a writer's doing, which an oplog
-    shows, or a loss. Also documents written since the backup and gone now are found, where the oplogs reach back.
+    shows, or a loss. Also documents written since the backup and gone now are found, where the oplogs reach back, and
+    every `_id` that two shards own.
+
+    Where the shards keep enough history (5.0 and later), all of it is read as of one moment; elsewhere the buckets that
+    differ are read again until two looks agree. The output says which.
 
     Args:
         namespace: ``database.collection``.
@@ -156,16 +176,20 @@ def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Fin
     """
     target = target_of(ctx, namespace, backup_directory)
     manifest = target.baseline()
-    client = ctx.clients.mongo()
-    live = live_digest(ctx, client, namespace)
-    comparison = compare_with(ctx, manifest, live)
-    output = _digest_output(manifest, live, comparison)
+    reading = _read(ctx, manifest)
+    live, comparison = reading.live, reading.comparison
+    output = _digest_output(manifest, reading)
     if comparison.proof is Proof.LOSS:
-        text = _loss_text(namespace, manifest.folder, comparison)
+        found, not_asked = confirmed(ctx, namespace, reading.neighbours.ids)
+        output |= {"rows": finding_rows(comparison.findings), "what_to_do": what_to_do(comparison.findings)}
+        output |= {"copies": copy_rows(found), "not_checked": [*output["not_checked"], *not_asked]}
+        text = loss_text(namespace, manifest, comparison)
         raise VerificationFailed(f"{text}. {_keeps_running(ctx)}", output)
+    _refuse_duplicates(ctx, namespace, reading.neighbours, output)
     if comparison.proof is Proof.NONE:
         record = read_record(manifest.folder)
         if record is None:
+            output |= {"rows": finding_rows(comparison.findings)}
             raise VerificationFailed(
                 f"{namespace} differs from the backup {manifest.folder} in {comparison.buckets} of 1024 buckets, "
                 f"and it cannot be proven that writers did it: {comparison.reason}. Compare while nobody writes, or "
@@ -185,12 +209,51 @@ def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Fin
     return Finding(f"{live.documents} documents compare with the backup of {manifest.documents}{how}", output)
 
 
+def _read(ctx: Context, manifest: Manifest) -> Reading:
+    """Read and compare as of one moment where that is possible, and without it where it turns out not to be."""
+    from pymongo.errors import OperationFailure
+
+    size = facts.data_size(ctx.clients.mongo(), manifest.namespace).bytes
+    with view_of(ctx, manifest.namespace, estimated_seconds(manifest, size)) as view:
+        try:
+            return _read_in(ctx, manifest, view, size)
+        except OperationFailure as error:
+            if view.session is None or not is_moment_gone(error):
+                raise
+            reason = f"the shards no longer hold the moment that was read (code {error.code})"
+    ctx.note(f"{reason}; reading again without a snapshot")
+    return _read_in(ctx, manifest, View(reason=reason), size)
+
+
+def _read_in(ctx: Context, manifest: Manifest, view: View, size: int) -> Reading:
+    name, coll = facts.split_namespace(manifest.namespace)
+    neighbours = Neighbours()
+    documents = neighbours.watch(scan_raw(ctx.clients.mongo()[name][coll], session=view.session))
+    live = digest_documents(documents, bytes_progress(ctx, size))
+    return Reading(live, neighbours, compare_with(ctx, manifest, live, view), view)
+
+
+def _refuse_duplicates(ctx: Context, namespace: str, neighbours: Neighbours, output: dict[str, Any]) -> None:
+    """Fail on `_id`s that two shards own, also when the backup had them already: they break the next move."""
+    found, not_asked = confirmed(ctx, namespace, neighbours.ids)
+    if not found:
+        return
+    ids = list(dict.fromkeys(each.id for each in found))
+    output |= {"rows": copy_rows(found), "duplicated": ids}
+    output["not_checked"] += not_asked
+    raise VerificationFailed(
+        f"{namespace} has {neighbours.count} _id in more than one document; the first is {ids[0]}. {advice(found)}. "
+        f"{_keeps_running(ctx)}",
+        output,
+    )
+
+
 def _taken_late(manifest: Manifest) -> str:
     return f"the baseline was taken after sharding; it proves nothing about moves before {manifest.started}"
 
 
-def _digest_output(manifest: Manifest, live: Digest, comparison: Comparison) -> dict[str, Any]:
-    before = manifest.digest
+def _digest_output(manifest: Manifest, reading: Reading) -> dict[str, Any]:
+    before, live, comparison = manifest.digest, reading.live, reading.comparison
     pairs = (
         ("documents, read and compared", before.documents, live.documents),
         ("bytes", before.bytes, live.bytes),
@@ -203,23 +266,14 @@ def _digest_output(manifest: Manifest, live: Digest, comparison: Comparison) -> 
         "documents": live.documents,
         "fingerprint": live.fingerprint,
         "folder": str(manifest.folder),
+        "read": reading.view.text,
         "differing_buckets": comparison.buckets,
         "passes": comparison.passes,
         "concurrent": comparison.concurrent,
+        "counts": comparison.counts,
         **comparison.findings,
         "not_checked": list(comparison.not_checked),
     }
-
-
-def _loss_text(namespace: str, folder: Path, comparison: Comparison) -> str:
-    counts = ", ".join(f"{len(ids)} {kind.replace('_', ' ')}" for kind, ids in comparison.findings.items() if ids)
-    first = next(ids[0] for ids in comparison.findings.values() if ids)
-    return (
-        f"{namespace} differs from the backup and no writer did it: {counts}; the first is _id {first}. Restore "
-        f"these documents, named in the output, from {folder / 'dump'} (mongorestore into a "
-        "scratch namespace, then copy them over); what was inserted since the backup is only in the oplogs. Do not "
-        "delete the backup"
-    )
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

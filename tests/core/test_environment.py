@@ -76,6 +76,70 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path, monkeypatch: pytes
     assert find("prod") == ENVIRONMENTS / "prod.yaml"
 
 
+DEPLOY = """\
+name: prod
+mongo:
+  uri: env:URI
+  config_servers: {replica_set: cfg, members: ["c1:1", "c2:1", "c3:1"]}
+  shards:
+    - {replica_set: a, members: ["s1:1"]}
+  routers: ["10.0.0.9:1"]
+  deploy:
+    security: {key_file: env:KEY}
+    admin: {user: admin, password: env:PASSWORD}
+hosts:
+  c1: {address: 10.0.0.1}
+  c2: {address: 10.0.0.2, jump: c1}
+  c3: {address: 10.0.0.3}
+  s1: {address: 10.0.0.4}
+  m1: {address: 10.0.0.9}
+"""
+
+
+def test_members_are_found_on_hosts_by_name_or_address(tmp_path: Path) -> None:
+    environment = load(write(tmp_path, DEPLOY))
+    found = [environment.machine_of(each) for each in ("c1:1", "10.0.0.9:1", "127.0.0.1:1", "[::1]:1", "x:1")]
+    assert found == ["c1", "m1", "", "", None]
+    assert environment.mongo is not None
+    assert environment.mongo.deploy is not None
+    assert environment.mongo.deploy.start == "systemd"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ('"s1:1"', '"s9:1"', 6, ["mongo.shards.0.members.0", "s9:1 is on no machine of the section hosts"]),
+        ('"10.0.0.9:1"', '"m9:1"', 7, ["mongo.routers.0", "on no machine"]),
+        ('"s1:1"', '"c1:1"', 6, ["mongo.shards.0.members.0", "stands here twice"]),
+        ("jump: c1", "jump: c9", 13, ["hosts.c2.jump", "not another host"]),
+        ("    security: {key_file: env:KEY}\n", "", 8, ["mongo.deploy.security", "missing"]),
+        ("key_file: env:KEY", "key_file: c2VjcmV0", 9, ["key_file", "secret reference"]),
+        ("key_file: env:KEY", "x509: true", 8, ["mongo.deploy", "x509 needs the section tls"]),
+        ("{key_file: env:KEY}", "{key_file: env:KEY, x509: true}", 9, ["either key_file"]),
+        ("password: env:PASSWORD", "password: secret", 10, ["mongo.deploy.admin.password", "secret reference"]),
+        ("    admin: {user: admin, password: env:PASSWORD}\n", "", 8, ["admin is required"]),
+        ("security: {key_file: env:KEY}", "security: none", 8, ["security: none has no users"]),
+        ("    security:", "    directory: data\n    security:", 9, ["mongo.deploy.directory", "absolute path"]),
+        ("    security:", "    directory: /a b\n    security:", 9, ["mongo.deploy.directory", "absolute path"]),
+        ("    security:", "    user: mongod\n    start: process\n    security:", 8, ["user needs start: systemd"]),
+    ],
+)
+def test_mistakes_of_a_deployment(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:
+    path = write(tmp_path, DEPLOY.replace(old, new, 1))
+    with pytest.raises(EnvironmentInvalid) as caught:
+        load(path)
+    message = str(caught.value)
+    assert f"{path}: line {line}:" in message
+    assert all(word in message for word in words)
+
+
+def test_without_security_everything_has_to_be_on_the_loopback(tmp_path: Path) -> None:
+    text = DEPLOY.replace("security: {key_file: env:KEY}", "security: none")
+    text = text.replace("    admin: {user: admin, password: env:PASSWORD}\n", "")
+    with pytest.raises(EnvironmentInvalid, match="s1:1 would be open to everybody"):
+        load(write(tmp_path, text))
+
+
 def test_unquoted_yes_is_meant(tmp_path: Path) -> None:
     assert load(write(tmp_path, "name: x\npolicy: {confirm: yes}\n")).policy.confirm == "yes"
 

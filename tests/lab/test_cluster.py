@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+import yaml
 
 from credscale import lab as labs
 from credscale.core.errors import ConnectFailed, MissingExtra, PreconditionFailed, Refused
@@ -27,7 +29,6 @@ from credscale.testing import require, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.scenario
 TUNING = engines.Tuning(round_seconds=0.5)
@@ -233,17 +234,17 @@ def fake_mongodb(folder: Path, version: str) -> None:
 
 
 PROLOGUE = """
-import argparse, sys
+import argparse, sys, yaml
 if sys.argv[1:] == ["--version"]:
     print(f"db version v{VERSION}" if "mongod" in sys.argv[0] else f"mongos version v{VERSION}\\nBuild Info: {{}}")
     sys.exit()
 parser = argparse.ArgumentParser()
-for option in ("port", "replSet", "dbpath", "bind_ip", "wiredTigerCacheSizeGB", "configdb", "setParameter"):
-    parser.add_argument(f"--{option}")
-for option in ("nounixsocket", "configsvr", "shardsvr"):
-    parser.add_argument(f"--{option}", action="store_true")
-given = parser.parse_args()
-assert given.bind_ip == "127.0.0.1" and (given.setParameter is None or int(VERSION[0]) >= 5)
+parser.add_argument("--config")
+parser.add_argument("--setParameter")
+flags = parser.parse_args()
+given = yaml.safe_load(open(flags.config))
+assert given["net"]["bindIp"] == "127.0.0.1" and (flags.setParameter is None or int(VERSION[0]) >= 5)
+port, role = str(given["net"]["port"]), given["sharding"].get("clusterRole")
 """
 MONGOD = """
 from credscale.lab.simulated import shard
@@ -253,7 +254,8 @@ def dispatch(request, context):
     name = next(iter(request))
     if name == "replSetInitiate":
         config = request[name]
-        assert bool(config.get("configsvr")) == given.configsvr and config["_id"] == given.replSet
+        assert bool(config.get("configsvr")) == (role == "configsvr")
+        assert config["_id"] == given["replication"]["replSetName"]
         configs.append(config)
         return {"ok": 1.0}
     if name == "replSetGetConfig":
@@ -263,14 +265,14 @@ def dispatch(request, context):
         return {"ok": 0.0, "code": 94, "errmsg": "no replset config has been received"}
     return known(request, context)
 secantus.server.dispatch = dispatch
-role = "configsvr" if given.configsvr else "shardsvr"
-sys.argv[1:] = ["--port", given.port, "--replica-set", given.replSet, "--data", given.dbpath, "--role", role]
+name, data = given["replication"]["replSetName"], given["storage"]["dbPath"]
+sys.argv[1:] = ["--port", port, "--replica-set", name, "--data", data, "--role", role]
 shard.main()
 """
 MONGOS = """
 from credscale.lab.simulated import mongos
-name, _, host = given.configdb.partition("/")
-sys.argv[1:] = ["--port", given.port, "--config", host, "--config-set", name]
+name, _, host = given["sharding"]["configDB"].partition("/")
+sys.argv[1:] = ["--port", port, "--config", host, "--config-set", name]
 mongos.main()
 """
 
@@ -302,7 +304,9 @@ def test_quick_shutdown_only_where_the_server_knows_it(
     monkeypatch.setenv("CREDSCALE_MONGO_BIN", str(tmp_path / "bin"))
     plans = engines.plan_processes(tmp_path, "real", engines.Tuning())
     assert [("--setParameter" in plan.command) for plan in plans] == [option] * 4
-    assert [plan.command[1] for plan in plans] == ["--configsvr", "--shardsvr", "--shardsvr", "--configdb"]
+    roles = [yaml.safe_load(Path(plan.command[2]).read_text())["sharding"] for plan in plans]
+    assert [role.get("clusterRole") for role in roles] == ["configsvr", "shardsvr", "shardsvr", None]
+    assert roles[3]["configDB"] == f"configReplSet/{plans[0].address}"
 
 
 # --- down and status

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from bson import CodecOptions, Int64, MinKey, ObjectId, json_util
 from bson.raw_bson import RawBSONDocument
@@ -635,3 +636,43 @@ def test_an_application_works_without_a_direct_connection(lab: Lab) -> None:
             client.admin.command("dance")
         assert caught.value.code == 59
         client.drop_database("shop")
+
+
+def test_a_shard_tells_the_truth_about_its_process(lab: Lab) -> None:
+    member, pid = lab.clients["shard1"], lab.processes["shard1"].pid
+    limit = psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE)[0]
+    status, host = member.admin.command("serverStatus"), member.admin.command("hostInfo")
+    assert (status["process"], status["pid"]) == ("mongod", pid)
+    assert status["host"] == host["system"]["hostname"] == f"{socket.gethostname()}:{lab.ports['shard1']}"
+    assert host["extra"]["maxOpenFiles"] == limit
+    before = status["connections"]["current"]
+    with MongoClient[dict[str, Any]]("127.0.0.1", lab.ports["shard1"], directConnection=True) as another:
+        another.admin.command("ping")
+        connections = another.admin.command("serverStatus")["connections"]
+        assert connections["current"] > before
+        assert 0 < connections["available"] < limit - connections["current"]
+    assert "wiredTiger" not in status  # figures that SecantusDB does not have are left out, not made up
+    assert "globalLock" not in status
+
+
+def test_a_shards_log_has_the_form_of_mongodb(lab: Lab) -> None:
+    member = lab.clients["shard1"]
+    lines = [json.loads(line) for line in member.admin.command("getLog", "global")["log"]]
+    moment = datetime.fromisoformat(lines[-1]["t"]["$date"])
+    assert moment.utcoffset() == datetime.now().astimezone().utcoffset()
+    assert {"s", "c", "msg"} <= set(lines[-1])
+    warned = [json.loads(line) for line in member.admin.command("getLog", "startupWarnings")["log"]]
+    assert {line["s"] for line in warned} == {"W"}
+    assert warned[0]["msg"].startswith("Access control is not enabled")
+
+
+def test_a_router_tells_who_is_logged_in_and_what_writes_wait_for(lab: Lab) -> None:
+    login = lab.mongos.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
+    assert login == {"authenticatedUsers": [], "authenticatedUserRoles": [], "authenticatedUserPrivileges": []}
+    assert "authenticatedUserPrivileges" not in lab.mongos.admin.command("connectionStatus")["authInfo"]
+    concern = lab.mongos.admin.command("getDefaultRWConcern")
+    assert concern["defaultWriteConcern"] == {"w": "majority", "wtimeout": 0}
+    assert concern["defaultWriteConcernSource"] == "implicit"
+    status = lab.mongos.admin.command("serverStatus")["connections"]
+    assert status["current"] >= 1
+    assert status["available"] > 0

@@ -161,12 +161,16 @@ class FakeDatabase:
     def command(self, request: dict[str, Any]) -> dict[str, Any]:
         return self.cluster.command(self.name, request)
 
-    def aggregate(self, _pipeline: list[Any]) -> list[Any]:
+    def aggregate(self, _pipeline: list[Any], **_options: Any) -> list[Any]:
         if self.cluster.failures.get("currentOp"):
             raise self.cluster.failures["currentOp"].pop(0)
         return self.cluster.operations
 
-    def list_collections(self, filter: dict[str, Any]) -> Iterator[dict[str, Any]]:  # noqa: A002
+    def list_collections(
+        self,
+        filter: dict[str, Any],  # noqa: A002
+        **_options: Any,
+    ) -> Iterator[dict[str, Any]]:
         if f"{self.name}.{filter['name']}" == NAMESPACE:
             entry = {"name": COLLECTION, "type": "collection", "options": self.cluster.options}
             yield {**entry, "info": {"uuid": UUID}}
@@ -201,7 +205,7 @@ class FakeCollection:
         }
         return known[self.namespace]
 
-    def find(self, query: dict[str, Any] | None = None, _projection: Any = None) -> FakeCursor:
+    def find(self, query: dict[str, Any] | None = None, _projection: Any = None, **_options: Any) -> FakeCursor:
         wanted = {name: value for name, value in (query or {}).items() if not isinstance(value, dict)}
         return FakeCursor(
             document
@@ -209,7 +213,7 @@ class FakeCollection:
             if all(document.get(name) == value for name, value in wanted.items())
         )
 
-    def find_one(self, query: dict[str, Any]) -> dict[str, Any] | None:
+    def find_one(self, query: dict[str, Any], **_options: Any) -> dict[str, Any] | None:
         return next(iter(self.find(query)), None)
 
     def count_documents(self, query: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,13 @@ from hypothesis import strategies as st
 from pymongo import ASCENDING, MongoClient
 
 from credscale.core.errors import CredscaleError, PreconditionFailed, VerificationFailed
-from credscale.mongo import backup, dump_files
+from credscale.mongo import backup, backup_restore, dump_files
+from credscale.mongo.backup_engine import Tool, read_mongodump
 from credscale.mongo.backup_manifest import Manifest
-from credscale.mongo.backup_steps import logical_time, timed_digest
+from credscale.mongo.backup_reading import refuse_unsupported
+from credscale.mongo.backup_target import logical_time, timed_digest
 from credscale.mongo.digest import digest_documents
-from credscale.mongo.mongodump import Access, run_mongodump, without_database
+from credscale.mongo.mongodump import Access, disk_full, mongodump_path, run_mongodump, without_database
 from credscale.mongo.oplog import user_operations
 from credscale.mongo.scan import scan_raw
 from credscale.testing import wait_for
@@ -152,16 +155,17 @@ def test_metadata_is_canonical_extended_json() -> None:
         ({"name": "t", "type": "timeseries", "options": {"timeseries": {}}}, "timeseries"),
         ({"name": "c", "type": "collection", "options": {"capped": True, "size": 1}}, "capped"),
         ({"name": "c", "type": "collection", "options": {"clusteredIndex": {"key": {"_id": 1}}}}, "clustered"),
+        ({"name": "e", "type": "collection", "options": {"encryptedFields": {"fields": []}}}, "encrypted"),
         ({"name": "system.buckets.t", "type": "collection", "options": {}}, "system"),
     ],
 )
 def test_what_is_no_plain_collection_is_refused(entry: dict[str, Any], kind: str) -> None:
     with pytest.raises(PreconditionFailed, match=rf"{entry['name']}.*{kind}"):
-        backup.refuse_unsupported(entry)
+        refuse_unsupported(entry)
 
 
 def test_a_plain_collection_is_not_refused() -> None:
-    backup.refuse_unsupported({"name": "things", "type": "collection", "options": {"capped": False}})
+    refuse_unsupported({"name": "things", "type": "collection", "options": {"capped": False}})
 
 
 def walked(content: bytes, tmp: Path) -> list[bytes]:
@@ -261,7 +265,7 @@ def test_manifest_round_trip_and_marks(tmp_path: Path) -> None:
     manifest = backup.read_manifest(folder)
     stored = json.loads((folder / "manifest.json").read_text())
     assert stored == manifest.to_json()
-    assert (stored["format"], stored["operation_time_start"], stored["operation_time_end"]) == (1, [5, 6], None)
+    assert (stored["format"], stored["operation_time_start"], stored["operation_time_end"]) == (2, [5, 6], None)
     checked = {"time": "now", "documents": 30, "namespace": "scratch.things"}
     assert backup.mark(folder, restore_checked=checked) == backup.read_manifest(folder)
     assert backup.read_manifest(folder).restore_checked == checked
@@ -280,7 +284,7 @@ def test_a_failed_mark_leaves_the_manifest(tmp_path: Path, monkeypatch: pytest.M
     assert not list(folder.glob("*.partial"))
 
 
-@pytest.mark.parametrize("text", ["", "[1]x", "{}", '{"format": 1}', '{"format": 2}'])
+@pytest.mark.parametrize("text", ["", "[1]x", "{}", '{"format": 1}', '{"format": 2}', '{"format": 3}'])
 def test_an_unreadable_manifest_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(VerificationFailed):
@@ -325,12 +329,12 @@ def test_dump_verify_restore(things: Collection[Any], tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     assert backup.verify(folder).verified
     scratch = things.database["scratch"]
-    sent = backup.restore(folder, scratch)
+    sent = backup_restore.restore(folder, scratch)
     assert sent == manifest.digest == digest_documents(scan_raw(scratch))
     assert next(scratch.database.list_collections(filter={"name": "scratch"}))["options"] == metadata["options"]
     assert list(scratch.index_information()) == ["_id_"]
     with pytest.raises(PreconditionFailed, match="scratch exists"):
-        backup.restore(folder, scratch)
+        backup_restore.restore(folder, scratch)
 
 
 @pytest.mark.scenario
@@ -338,9 +342,11 @@ def test_restore_of_a_part_in_small_batches(
     things: Collection[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backup.dump(things, tmp_path / "b", facts=facts_of(things), needed=0)
-    monkeypatch.setattr(backup, "BATCH_DOCUMENTS", 30)
+    monkeypatch.setattr(backup_restore, "BATCH_DOCUMENTS", 30)
     seen: list[int] = []
-    sent = backup.restore(tmp_path / "b", things.database["part"], limit=100, on_progress=lambda n, _: seen.append(n))
+    sent = backup_restore.restore(
+        tmp_path / "b", things.database["part"], sample=100, on_progress=lambda n, _: seen.append(n)
+    )
     assert seen == [30, 60, 90, 100]
     assert sent == digest_documents(scan_raw(things.database["part"]))
 
@@ -351,7 +357,7 @@ def test_an_empty_collection(client: MongoClient[Any], tmp_path: Path) -> None:
     manifest = backup.dump(empty, tmp_path / "b", facts=facts_of(empty), needed=0)
     assert (manifest.documents, manifest.bytes) == (0, 0)
     assert backup.verify(tmp_path / "b").verified
-    assert backup.restore(tmp_path / "b", client["backup-db"]["restored"]).documents == 0
+    assert backup_restore.restore(tmp_path / "b", client["backup-db"]["restored"]).documents == 0
     client.drop_database("backup-db")
 
 
@@ -387,7 +393,7 @@ def test_a_full_disk_leaves_nothing_behind(
     with monkeypatch.context() as patched:
         patched.setattr(dump_files, call, _disk_full)
         with pytest.raises(
-            PreconditionFailed, match=rf"disk of {tmp_path}/b is full: .*about 7777 bytes, \d+ were left"
+            PreconditionFailed, match=rf"disk of {tmp_path}/b is full \(No space.*about 7777 bytes, \d+ were left"
         ):
             backup.dump(things, tmp_path / "b", facts=facts_of(things), needed=7777)
     assert not list((tmp_path / "b").iterdir())
@@ -435,8 +441,9 @@ URI = "mongodb://user@host/?authSource=admin"
 @pytest.mark.scenario
 def test_mongodump_is_used_where_it_is(things: Collection[Any], fake_mongodump: Path, tmp_path: Path) -> None:
     access = Access(URI, "pass: 'word\"")
-    manifest = backup.dump(things, tmp_path / "b", facts=facts_of(things), needed=0, access=access)
-    assert manifest.engine == "mongodump"
+    read = partial(read_mongodump, tool=Tool(str(mongodump_path()), (100, 9, 4)), access=access)
+    manifest = backup.dump(things, tmp_path / "b", facts=facts_of(things), needed=0, read=read)
+    assert (manifest.engine, manifest.tool) == ("mongodump", "mongodump 100.9.4")
     assert manifest.digest == digest_documents(RAWS)
     assert backup.verify(tmp_path / "b").documents == len(RAWS)
     arguments, config, mode = json.loads(fake_mongodump.read_text())
@@ -453,7 +460,7 @@ def test_mongodump_is_used_where_it_is(things: Collection[Any], fake_mongodump: 
 
 def test_mongodump_progress_is_the_file_size(fake_mongodump: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    program = backup.mongodump_path()
+    program = mongodump_path()
     assert program is not None
     out = tmp_path / "out"
     run_mongodump(program, Access(URI), "db.things", out, on_progress=lambda *now: seen.append(now), poll=0.05)
@@ -462,7 +469,7 @@ def test_mongodump_progress_is_the_file_size(fake_mongodump: Path, tmp_path: Pat
 
 def test_mongodump_failure_shows_no_secret(fake_mongodump: Path, tmp_path: Path) -> None:
     with pytest.raises(CredscaleError, match="exit code 1: Failed: bad uri") as caught:
-        run_mongodump(str(backup.mongodump_path()), Access(f"{URI}&FAIL", "secret-word"), "db.things", tmp_path / "out")
+        run_mongodump(str(mongodump_path()), Access(f"{URI}&FAIL", "secret-word"), "db.things", tmp_path / "out")
     assert "secret-word" not in str(caught.value)
     assert URI not in str(caught.value)
     assert "secret-word" not in repr(Access(URI, "secret-word"))
@@ -470,13 +477,26 @@ def test_mongodump_failure_shows_no_secret(fake_mongodump: Path, tmp_path: Path)
 
 def test_mongodump_on_a_full_disk(fake_mongodump: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
-        run_mongodump(str(backup.mongodump_path()), Access("FAIL"), "db.things", tmp_path / "out")
+        run_mongodump(str(mongodump_path()), Access("FAIL"), "db.things", tmp_path / "out")
     assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize(
+    ("output", "number"),
+    [
+        ("Failed: error writing data for collection `a.b` to disk: write x: No space left on device", errno.ENOSPC),
+        ("Failed: write x: disk quota exceeded", errno.EDQUOT),
+        ("Failed: write x: file too large", errno.EFBIG),
+        ("Failed: can't create session: could not connect to server", None),
+    ],
+)
+def test_what_mongodump_says_of_a_full_disk(output: str, number: int | None) -> None:
+    assert disk_full(output) == number
 
 
 def test_without_mongodump_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert backup.mongodump_path() is None
+    assert mongodump_path() is None
 
 
 def test_mongodump_leaves_no_file_behind(fake_mongodump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -486,7 +506,7 @@ def test_mongodump_leaves_no_file_behind(fake_mongodump: Path, tmp_path: Path, m
     monkeypatch.setattr("tempfile.tempdir", str(private))
     seen: list[list[Path]] = []
     run_mongodump(
-        str(backup.mongodump_path()), Access(URI, "secret"), "db.things", tmp_path / "out",
+        str(mongodump_path()), Access(URI, "secret"), "db.things", tmp_path / "out",
         on_progress=lambda *_: seen.append(list(private.rglob("*"))), poll=0.05,
     )  # fmt: skip
     assert seen

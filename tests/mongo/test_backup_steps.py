@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,11 @@ from bson import Timestamp
 from credscale.core.errors import StepFailed, VerificationFailed
 from credscale.core.step import Status
 from credscale.mongo import backup as engine
-from credscale.mongo import backup_steps
-from credscale.mongo.backup_steps import backup, restore_check, target_of
+from credscale.mongo import backup_restore, backup_source, backup_steps, backup_target, backup_trial
+from credscale.mongo.backup_engine import Tool
+from credscale.mongo.backup_steps import backup
+from credscale.mongo.backup_target import target_of
+from credscale.mongo.backup_trial import restore_check
 from credscale.mongo.digest import Digest, digest_documents
 from tests.mongo.conftest import NAMESPACE
 
@@ -42,6 +46,9 @@ class Taken:
     sharded_at_start: bool = False
     restore_checked: dict[str, Any] | None = None
     engine: str = "native"
+    tool: str = "credscale-native"
+    external: dict[str, Any] | None = None
+    point: dict[str, Any] = field(default_factory=lambda: {"statement": "of a moment"})
 
     @property
     def documents(self) -> int:
@@ -50,6 +57,11 @@ class Taken:
     @property
     def bytes(self) -> int:
         return self.digest.bytes
+
+
+def keywords(read: Any) -> dict[str, Any]:
+    """Return what an engine was given besides its job."""
+    return getattr(read, "keywords", {})
 
 
 class Shelf:
@@ -61,11 +73,13 @@ class Shelf:
         self.restored = digest_of(1, 2)
         self.damaged = False
         self.marked: dict[str, Any] = {}
+        self.reads: list[Any] = []
         self.log: list[str] = []
 
-    def dump(self, *_: object, **__: object) -> None:
+    def dump(self, _collection: object, folder: Path, **given: Any) -> None:
         self.log.append("dump")
-        self.backups.insert(0, Taken(Path("new"), self.live))
+        self.reads.append(given["read"])
+        self.backups.insert(0, Taken(folder, self.live, external=keywords(given["read"]).get("external")))
 
     def verify(self, folder: Path, _on_progress: object) -> Taken:
         self.log.append(f"verify {folder}")
@@ -78,9 +92,13 @@ class Shelf:
         self.marked |= changes
         return next(each for each in self.backups if each.folder == folder)
 
-    def restore(self, *_: object, **__: object) -> Digest:
-        self.log.append("restore")
+    def restore(self, *_: object, **given: Any) -> Digest:
+        self.log.append("restore" if given["sample"] is None else f"restore {given['sample']}")
         return self.restored
+
+    def restore_indexes(self, *_: object) -> list[str]:
+        self.log.append("indexes")
+        return ["createdAt_1"]
 
 
 @pytest.fixture
@@ -88,13 +106,15 @@ def shelf(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """Return a shelf without a backup."""
     shelf = Shelf()
     cluster.documents = 2
-    monkeypatch.setattr(backup_steps.Target, "backups", lambda _self: shelf.backups)
-    monkeypatch.setattr(backup_steps, "live_digest", lambda *_: shelf.live)
+    monkeypatch.setattr(backup_target.Target, "backups", lambda _self: shelf.backups)
+    monkeypatch.setattr(backup_trial, "live_digest", lambda *_: shelf.live)
     monkeypatch.setattr(backup_steps, "timed_digest", lambda *_: (shelf.live, SINCE, UNTIL))
-    monkeypatch.setattr(backup_steps, "_drop_scratch", lambda _: shelf.log.append("drop"))
-    monkeypatch.setattr("credscale.mongo.backup.mark", shelf.mark)
-    for name in ("dump", "verify", "restore"):
+    monkeypatch.setattr(backup_steps, "find_mongodump", lambda: None)
+    monkeypatch.setattr(backup_trial, "_drop_scratch", lambda _: shelf.log.append("drop"))
+    for name in ("dump", "verify", "mark"):
         monkeypatch.setattr(engine, name, getattr(shelf, name))
+    for name in ("restore", "restore_indexes"):
+        monkeypatch.setattr(backup_restore, name, getattr(shelf, name))
     return shelf
 
 
@@ -220,8 +240,11 @@ def test_a_dry_run_reads_no_documents(shelf: Shelf, make_context: Callable[..., 
 def test_restored_compared_and_dropped(shelf: Shelf, ctx: Context) -> None:
     shelf.backups = [Taken()]
     result = restore_check(ctx, **BACKUP)
-    assert result.summary == "2 documents were restored from old and are byte for byte the same"
-    assert shelf.log == ["drop", "restore", "drop", "mark ['restore_checked']"]
+    assert result.summary == (
+        "2 documents were restored from old and are byte for byte the same; options and 1 indexes are too"
+    )
+    assert shelf.log == ["drop", "restore", "indexes", "drop", "mark ['restore_checked']"]
+    assert shelf.marked["restore_checked"]["indexes"] == ["createdAt_1"]
 
 
 def test_a_restore_that_differs(shelf: Shelf, ctx: Context) -> None:
@@ -252,5 +275,115 @@ def test_no_backup_to_restore(shelf: Shelf, ctx: Context) -> None:
 def test_password_stays_out_of_the_connection_string(ctx: Context) -> None:
     clients: Any = ctx.clients
     clients.mongo_uri = lambda: "mongodb://ops:p%40ss@h1:1,h2:2/?authSource=admin"
-    access = backup_steps._access(ctx)
+    access = backup_source._access(ctx)
     assert (access.uri, access.password) == ("mongodb://ops@h1:1,h2:2/?authSource=admin", "p@ss")
+
+
+def test_the_summary_says_what_the_backup_is_of_and_what_is_not_in_it(shelf: Shelf, ctx: Context) -> None:
+    result = backup(ctx, **BACKUP)
+    assert "; of a moment; users, roles, zones and every other collection are not in this backup" in result.summary
+    assert result.output["not_checked"] == ["users, roles, zones and every other collection are not in this backup"]
+    assert result.output["retained"] == {"backups": 0, "bytes": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"engine": "pbm"}, "engine must be one of auto, mongodump, native, external, not 'pbm'"),
+        ({"engine": "external"}, "needs the parameter external"),
+        ({"engine": "native", "external": "pbm:x"}, "takes a backup itself"),
+        ({"engine": "mongodump"}, "mongodump is not on this machine's PATH"),
+        ({"external": "vol-123"}, "external must be pbm:NAME"),
+    ],
+)
+def test_engines_that_are_refused(shelf: Shelf, ctx: Context, options: dict[str, str], reason: str) -> None:
+    with pytest.raises(StepFailed, match=reason):
+        backup(ctx, **BACKUP, **options)
+    assert shelf.log == []
+
+
+def test_mongodump_is_used_where_a_fit_one_is(shelf: Shelf, ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = [Tool("/bin/mongodump", (100, 9, 4)), Tool("/bin/mongodump", (4, 2, 8))]
+    monkeypatch.setattr(backup_steps, "find_mongodump", lambda: tools.pop(0))
+    for _ in range(2):
+        shelf.backups = []
+        backup(ctx, **BACKUP)
+    assert [keywords(read).get("tool") is not None for read in shelf.reads] == [True, False]
+
+
+def test_a_capped_collection_is_refused_before_anything_is_done(
+    shelf: Shelf, ctx: Context, cluster: FakeCluster
+) -> None:
+    cluster.options = {"capped": True, "size": 4096}
+    with pytest.raises(StepFailed, match=r"orders is of the kind 'capped'.*use the program mongodump by hand"):
+        backup(ctx, **BACKUP)
+    assert shelf.log == []
+
+
+def snapshot(hours: float) -> str:
+    """Name a snapshot of so many hours ago."""
+    moment = datetime.now(UTC) - timedelta(hours=hours)
+    return f"snapshot:vol-1@{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_a_declared_snapshot_is_recorded_with_the_hashes(shelf: Shelf, ctx: Context) -> None:
+    declared = snapshot(2)
+    result = backup(ctx, **BACKUP, external=declared)
+    assert result.status is Status.CHANGED
+    assert result.changes[0].startswith("record snapshot:vol-1 as the backup of shop.orders, with the hashes of 2")
+    assert "not checked: whether the snapshot vol-1 exists" in result.summary
+    assert len(result.output["not_checked"]) == 3
+    again = backup(ctx, **BACKUP, external=declared)
+    assert (again.status, again.output["baseline"]) == (Status.OK, "kept")
+
+
+@pytest.mark.parametrize(("hours", "reason"), [(25, "25 h ago; at most 24 h are allowed"), (-2, "still to come")])
+def test_a_declared_snapshot_of_another_day(shelf: Shelf, ctx: Context, hours: float, reason: str) -> None:
+    with pytest.raises(StepFailed, match=reason):
+        backup(ctx, **BACKUP, external=snapshot(hours))
+    assert shelf.log == []
+
+
+def test_an_old_external_baseline_is_kept_once_the_migration_is_under_way(
+    shelf: Shelf, ctx: Context, cluster: FakeCluster
+) -> None:
+    cluster.shard()
+    shelf.backups = [Taken(external={"kind": "snapshot", "id": "vol-1", "time": "2026-11-01", "not_checked": []})]
+    assert backup(ctx, **BACKUP, external=snapshot(99)).output["baseline"] == "kept"
+
+
+def test_a_dump_does_not_stand_for_an_external_backup_nor_one_for_the_other(shelf: Shelf, ctx: Context) -> None:
+    shelf.backups = [Taken()]
+    assert backup(ctx, **BACKUP, external=snapshot(1)).output["baseline"] == "taken"
+    assert backup(ctx, **BACKUP).output["baseline"] == "taken"
+    assert shelf.backups[0].external is None
+
+
+def external_backup() -> Taken:
+    return Taken(external={"kind": "pbm", "id": "b1", "time": "2026-11-23T02:00:00+00:00", "not_checked": ["x"]})
+
+
+def test_an_external_backup_is_not_said_to_restore(shelf: Shelf, ctx: Context) -> None:
+    shelf.backups = [external_backup()]
+    result = restore_check(ctx, **BACKUP)
+    assert result.status is Status.OK
+    assert result.summary.startswith("not checked: whether pbm:b1 restores")
+    assert result.output["not_checked"] == ["whether pbm:b1 restores: it can't be restored from here"]
+    assert shelf.log == []
+
+
+def test_the_proof_of_an_external_restore_test_is_noted(shelf: Shelf, ctx: Context) -> None:
+    shelf.backups = [external_backup()]
+    result = restore_check(ctx, **BACKUP, external_restore_tested="OPS-12")
+    assert result.changes == ["note that the restore of pbm:b1 was tested: OPS-12"]
+    assert shelf.marked["restore_checked"]["reference"] == "OPS-12"
+    assert "not checked here" in result.summary
+    shelf.backups[0].restore_checked = shelf.marked["restore_checked"]
+    assert restore_check(ctx, **BACKUP).status is Status.OK
+
+
+def test_a_sample_is_asked_for(shelf: Shelf, ctx: Context) -> None:
+    shelf.backups, shelf.restored, shelf.live = [Taken()], digest_of(2), digest_of(2)
+    result = restore_check(ctx, **BACKUP, sample=1)
+    assert "drawn at random" in result.changes[0]
+    assert "restore 1" in shelf.log

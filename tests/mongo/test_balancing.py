@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymongo.errors import AutoReconnect, OperationFailure
+from pymongo.errors import AutoReconnect, OperationFailure, WTimeoutError
 
 from credscale.core.errors import StepFailed
 from credscale.core.lock import MemoryLease
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from credscale.core.context import Context
-    from tests.mongo.conftest import FakeCluster
+    from tests.mongo.conftest import FakeCluster, FakeCollection
 
 WANTED: dict[str, Any] = {"namespace": NAMESPACE, "shard_key": KEY, "chunk_size_mb": 64, "window": ""}
 
@@ -85,7 +85,125 @@ def test_a_dry_run_lists_every_change_and_makes_none(
     ]
     assert [step.status for step in steps] == [Status.PLANNED] * 4
     assert cluster.log == []
-    assert ctx.lease.recall("balancer") is None
+    assert ctx.lease.recall("balancer_left") is None
+    assert restore_balancer(ctx).status is Status.OK, "it would be full before and after"
+
+
+@pytest.mark.parametrize("version", ["5.0.28", "7.0.14"])
+@pytest.mark.parametrize(
+    ("mode", "balanced", "expected"),
+    [
+        ("off", False, "put the balancer back to off (will be full)"),
+        ("autoSplitOnly", False, "put the balancer back to autoSplitOnly (will be full)"),
+        ("full", False, None),
+        ("full", True, "put the balancer back to full (will be off)"),  # only the chunk size is missing
+        ("off", True, None),
+    ],
+)
+def test_a_plan_lists_the_putting_back(
+    cluster: FakeCluster, make_context: Callable[..., Context], version: str, mode: str, balanced: bool,
+    expected: str | None,
+) -> None:  # fmt: skip
+    cluster.mode, cluster.version = mode, version
+    cluster.settings["autosplit"] = {"enabled": mode != "off"}
+    if balanced:
+        cluster.shard()
+        cluster.move(2)
+        cluster.indexes.append({"key": {"createdAt": "hashed", "userId": 1}, "name": "k"})
+    ctx = make_context(dry_run=True)
+    stop = stop_balancer(ctx, **WANTED)
+    set_chunk_size(ctx, chunk_size_mb=64)
+    start_balancer(ctx, namespace=NAMESPACE)
+    back = restore_balancer(ctx).changes
+    switches = [change for change in back if "autosplit" not in change]
+    assert switches == ([expected] if expected else [])
+    assert ("put the balancer back as it was, once the data lie evenly" in stop.output["plan"]) is bool(expected)
+    assert cluster.log == []
+
+
+def test_a_plan_puts_back_autosplit_where_the_switch_writes_it(
+    cluster: FakeCluster, make_context: Callable[..., Context]
+) -> None:
+    """Up to 6.0.2 balancerStart turns autosplit on."""
+    cluster.settings["autosplit"] = {"enabled": False}
+    for version, expected in (("5.0.28", ["put autosplit back to False (is True)"]), ("7.0.14", [])):
+        cluster.version = version
+        ctx = make_context(dry_run=True)
+        stop_balancer(ctx, **WANTED)
+        start_balancer(ctx, namespace=NAMESPACE)
+        assert restore_balancer(ctx).changes == expected
+
+
+def test_a_plan_after_a_killed_run_puts_back_what_that_one_found(
+    cluster: FakeCluster, make_context: Callable[..., Context]
+) -> None:
+    lease = MemoryLease()
+    cluster.mode = "autoSplitOnly"
+    stop_balancer(make_context(lease=lease), **WANTED)  # killed here
+    ctx = make_context(dry_run=True, lease=lease)
+    stop = stop_balancer(ctx, **WANTED)
+    assert stop.output["plan"][-1].startswith("put the balancer back")
+    set_chunk_size(ctx, chunk_size_mb=64)
+    start_balancer(ctx, namespace=NAMESPACE)
+    assert restore_balancer(ctx).changes[0] == "put the balancer back to autoSplitOnly (will be full)"
+
+
+def test_a_plan_for_a_balancer_set_by_somebody_else_since_puts_that_back(
+    cluster: FakeCluster, make_context: Callable[..., Context]
+) -> None:
+    lease = MemoryLease()
+    stop_balancer(make_context(lease=lease), **WANTED)  # killed here: full before, left off
+    cluster.mode = "autoSplitOnly"
+    ctx = make_context(dry_run=True, lease=lease)
+    stop_balancer(ctx, **WANTED)
+    start_balancer(ctx, namespace=NAMESPACE)
+    assert restore_balancer(ctx).changes[0] == "put the balancer back to autoSplitOnly (will be full)"
+
+
+def test_a_round_that_does_not_end_says_what_it_waits_for(
+    cluster: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("credscale.mongo.balancer_switch.ROUND_SECONDS", 0.0)
+    cluster.in_round = True
+    cluster.migrations = [{"ns": NAMESPACE, "fromShard": "shard1", "toShard": "shard2"}]
+    told = r"mode off, in a round that moves shop\.orders shard1 -> shard2.*a shard without a primary.*run the same"
+    with pytest.raises(StepFailed, match=told):
+        stop_balancer(ctx, **WANTED)
+
+
+def test_an_election_while_the_mode_is_remembered_is_waited_for(
+    cluster: FakeCluster, make_context: Callable[..., Context]
+) -> None:
+    class Electing(MemoryLease):
+        failures = 3
+
+        def remember(self, key: str, value: Any) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise OperationFailure("Could not find host matching read preference", 133)
+            super().remember(key, value)
+
+    ctx = make_context(lease=Electing())
+    assert stop_balancer(ctx, **WANTED).status is Status.CHANGED
+    assert ctx.lease.recall("balancer") == {"mode": "full", "autosplit": True}
+
+
+def test_an_unconfirmed_setting_is_written_again(
+    cluster: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code 64: written, but a failover could take it back; writing it again waits for the majority again."""
+    cluster.mode = "off"
+    collection = type(cluster["config"]["settings"])
+    update, failures = collection.update_one, [WTimeoutError("waiting for replication timed out", 64)]
+
+    def unconfirmed(self: FakeCollection, *args: Any, **kwargs: Any) -> None:
+        update(self, *args, **kwargs)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(collection, "update_one", unconfirmed)
+    assert set_chunk_size(ctx, chunk_size_mb=64).status is Status.CHANGED
+    assert cluster.log == ["set chunksize {'value': 64}"] * 2
 
 
 def test_chunk_size(cluster: FakeCluster, ctx: Context) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure
 
-from credscale.mongo import deploy, facts
+from credscale.mongo import facts
 from credscale.mongo.commands import CURSOR_LOST, RETRYABLE, is_passing, retrying, run
+from credscale.mongo.deploy import replies
 from credscale.mongo.distribution import active_migrations, chunks_by_shard
 from credscale.mongo.settings import balancer_settings
 
@@ -72,7 +73,7 @@ def test_a_slow_election_is_waited_for_like_any_other(cluster: FakeCluster) -> N
 def test_one_list_of_passing_codes() -> None:
     """What a command, a scan and a deployment wait for differs only where it must."""
     assert {43, 175, 237} == CURSOR_LOST - RETRYABLE
-    assert {deploy.UNREACHABLE} == deploy.TRANSIENT - RETRYABLE
+    assert {replies.UNREACHABLE} == replies.TRANSIENT - RETRYABLE
     assert not is_passing(OperationFailure("no such cursor", 43))
     assert is_passing(OperationFailure("no such cursor", 43), CURSOR_LOST)
 

@@ -12,7 +12,7 @@ import pytest
 from pymongo.errors import AutoReconnect, NotPrimaryError, OperationFailure
 
 from credscale.core import errors
-from credscale.mongo import deploy
+from credscale.mongo.deploy import replica_sets, replies, shards
 
 CASES = sorted((Path(__file__).parents[1] / "cases/mongo/deploy").glob("*.json"))
 NOT_PRIMARY = {10107, 11600, 11602, 189, 91}
@@ -45,7 +45,7 @@ class Member:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(replies, "POLL_SECONDS", 0.001)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -53,7 +53,7 @@ def test_case(path: Path) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
     expect = case["expect"]
     member = Member(case["script"], repeat=expect.get("repeat", False))
-    call = getattr(deploy, case["call"])
+    call = getattr(shards if case["call"] == "add_shard" else replica_sets, case["call"])
     if "raises" in expect:
         with pytest.raises(getattr(errors, expect["raises"])) as caught:
             call(member, **case["args"])
@@ -75,18 +75,18 @@ def test_refusals_before_any_change_send_no_change() -> None:
     listed = {"command": "listShards", "reply": {"shards": [{"_id": "a", "host": "a/h:1", "state": 1}], "ok": 1.0}}
     member = Member([listed])
     with pytest.raises(errors.PreconditionFailed):
-        deploy.add_shard(member, "a", ["h:2"], timeout=1)
+        shards.add_shard(member, "a", ["h:2"], timeout=1)
     assert [name for name, _ in member.sent] == ["listShards"]
 
 
 def test_shard_that_is_not_aware_yet_is_not_there() -> None:
-    shards = [{"_id": "a", "host": "a/h:1", "state": 0}]
-    assert not deploy.shard_is_there(shards, "a", ["h:1"])
+    listed_shards = [{"_id": "a", "host": "a/h:1", "state": 0}]
+    assert not shards.shard_is_there(listed_shards, "a", ["h:1"])
 
 
 def test_shard_under_another_name_is_recognised() -> None:
-    shards = [{"_id": "first", "host": "a/h:1,h:2", "state": 1}]
-    assert deploy.shard_is_there(shards, "a", ["h:2"])
+    listed_shards = [{"_id": "first", "host": "a/h:1,h:2", "state": 1}]
+    assert shards.shard_is_there(listed_shards, "a", ["h:2"])
 
 
 class Store(dict[str, Any]):
@@ -108,14 +108,14 @@ def test_shard_of_another_cluster_is_refused(identity: dict[str, Any] | None, re
     shard = _store("admin", "system.version", identity)
     mongos = _store("config", "version", {"_id": 1, "clusterId": "ours"})
     if not refused:
-        deploy.refuse_foreign_shard(shard, mongos, "a")
+        shards.refuse_foreign_shard(shard, mongos, "a")
         return
     with pytest.raises(errors.PreconditionFailed, match=r"another cluster.*theirs"):
-        deploy.refuse_foreign_shard(shard, mongos, "a")
+        shards.refuse_foreign_shard(shard, mongos, "a")
 
 
 def test_real_client_names_its_target_without_connecting() -> None:
     from pymongo import MongoClient
 
     with MongoClient("127.0.0.1", 27018, directConnection=True, connect=False) as client:
-        assert deploy.address_of(client) == "127.0.0.1:27018"
+        assert replies.address_of(client) == "127.0.0.1:27018"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from credscale.core.errors import StepFailed
-from credscale.mongo import backup_steps, disk
+from credscale.mongo import backup_target, disk
 from credscale.mongo.disk import verify_disk
 from tests.mongo.conftest import KEY, NAMESPACE
 from tests.mongo.test_backup_steps import Taken, digest_of, unfinished
@@ -26,7 +26,7 @@ def shelf(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> list[Taken]:
     """Return the finished backups; the live collection has two documents."""
     backups: list[Taken] = []
     cluster.documents = 2
-    monkeypatch.setattr(backup_steps.Target, "backups", lambda _self: backups)
+    monkeypatch.setattr(backup_target.Target, "backups", lambda _self: backups)
     monkeypatch.setattr(disk, "_free", lambda *_: 10**9)
     return backups
 

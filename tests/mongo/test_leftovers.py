@@ -29,11 +29,17 @@ def published(folder: Path) -> None:
     (folder / "manifest.json.partial").write_text("{")
 
 
+def hashes(folder: Path) -> None:
+    data = folder / "dump.partial" / "shop"
+    data.mkdir(parents=True)
+    (data / "orders.hashes").write_bytes(b"x" * 9000)
+
+
 def empty(folder: Path) -> None:
     folder.mkdir()
 
 
-@pytest.mark.parametrize("make", [partial, published, empty])
+@pytest.mark.parametrize("make", [partial, published, hashes, empty])
 def test_unfinished(make: Callable[[Path], None], tmp_path: Path) -> None:
     folder = tmp_path / NAME
     make(folder)

@@ -8,10 +8,11 @@ import pytest
 from bson import MaxKey
 from pymongo.errors import AutoReconnect, OperationFailure
 
+from credscale.core.clients import COMMAND_SECONDS, LONG_SECONDS
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
 from credscale.mongo import balancer_memory
-from credscale.mongo.sharding import build_progress, create_shard_key_index, enable_sharding, shard_collection
+from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
 from tests.mongo.conftest import DATABASE, KEY, NAMESPACE
 
 if TYPE_CHECKING:
@@ -76,17 +77,6 @@ def test_a_failing_build_is_raised(cluster: FakeCluster, ctx: Context) -> None:
         create_shard_key_index(ctx, namespace=NAMESPACE, shard_key=KEY)
 
 
-def test_progress_of_a_build() -> None:
-    operation = {
-        "msg": "Index Build: scanning collection 5/10",
-        "ns": NAMESPACE,
-        "progress": {"done": 5, "total": 10},
-        "command": {},
-    }
-    assert build_progress([{"op": "none"}, operation], NAMESPACE) == (5, 10)
-    assert build_progress([operation], "shop.other") is None
-
-
 def test_shard_and_read_back(ready: FakeCluster, ctx: Context) -> None:
     result = shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
     assert result.summary == f"{NAMESPACE} is sharded by {KEY} in 4 chunks"
@@ -142,7 +132,7 @@ def test_lost_before_it_began_is_issued_again(ready: FakeCluster, ctx: Context) 
 
 def test_leftovers_of_4_4_are_explained(ready: FakeCluster, ctx: Context) -> None:
     ready.failures["shardCollection"] = [OperationFailure("ManualInterventionRequired", 51)]
-    with pytest.raises(StepFailed, match=r"Delete the documents of config\.chunks"):
+    with pytest.raises(StepFailed, match=r"chunks\.deleteMany\(\{ns: 'shop\.orders'\}\)"):
         shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
 
 
@@ -231,3 +221,67 @@ def test_a_router_that_restarts_while_our_command_works_is_survived(
     busy = [OperationFailure("busy", 46) for _ in range(10)]
     ready.failures["shardCollection"] = [AutoReconnect("gone"), *busy, AutoReconnect("gone again"), *busy]
     assert shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY).status is Status.CHANGED
+
+
+def test_a_lost_command_at_work_is_not_issued_again(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """$currentOp shows it on a shard, the catalogue not yet: it is waited for, for as long as it works."""
+    monkeypatch.setattr("credscale.mongo.sharding.LOST_SECONDS", 0.02)
+    ready.failures["shardCollection"] = [OperationFailure("interrupted", 11602)]
+    at_work = {"command": {"_shardsvrShardCollection": NAMESPACE, "$db": "admin"}}
+    looks: list[list[Any]] = [[at_work]] * 8
+
+    def look(*_: Any) -> list[Any]:
+        if not looks:
+            ready.shard()
+            return []
+        return looks.pop(0)
+
+    monkeypatch.setattr(type(ready["admin"]), "aggregate", look)
+    assert shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY).status is Status.CHANGED
+    assert ready.log == []
+    notes = [event["text"] for event in ctx.journal.events if event["event"] == "note"]
+    assert sum("is still at work" in note for note in notes) == 1
+
+
+def test_other_options_are_explained(ready: FakeCluster, ctx: Context) -> None:
+    told = "sharding already enabled for collection shop.orders with options { unique: true }"
+    ready.failures["shardCollection"] = [OperationFailure(told, 23)]
+    with pytest.raises(StepFailed, match=r"other options meanwhile.*unique: true.*Compare key, unique and collation"):
+        shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+
+
+def test_a_refusal_ends_with_what_to_do(ready: FakeCluster, ctx: Context) -> None:
+    ready.failures["shardCollection"] = [OperationFailure("not authorized on admin", 13)]
+    with pytest.raises(StepFailed, match=r"not authorized on admin \(Unauthorized 13\).*run the same command again"):
+        shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+
+
+@pytest.mark.parametrize("collection_has_index", [True, False])
+def test_no_time_limit_is_set_on_what_may_take_hours(
+    ready: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch, collection_has_index: bool
+) -> None:
+    """§1.2: neither maxTimeMS nor a short socket timeout on shardCollection and createIndexes."""
+    if not collection_has_index:
+        ready.indexes.pop()
+    sent: list[tuple[str, float, bool]] = []
+    timeouts: list[float] = []
+    mongo, command = ctx.clients.mongo, ready.command
+
+    def connect(*, timeout: float = COMMAND_SECONDS) -> Any:
+        timeouts.append(timeout)
+        return mongo(timeout=timeout)
+
+    def spy(database: str, request: dict[str, Any]) -> dict[str, Any]:
+        if next(iter(request)) in ("shardCollection", "createIndexes"):
+            sent.append((next(iter(request)), max(timeouts), "maxTimeMS" in request))
+        return command(database, request)
+
+    monkeypatch.setattr(ctx.clients, "mongo", connect)
+    monkeypatch.setattr(ready, "command", spy)
+    create_shard_key_index(ctx, namespace=NAMESPACE, shard_key=KEY)
+    timeouts.clear()
+    shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
+    expected = ["shardCollection"] if collection_has_index else ["createIndexes", "shardCollection"]
+    assert sent == [(name, LONG_SECONDS, False) for name in expected]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
@@ -13,16 +15,17 @@ from pymongo.errors import OperationFailure
 from credscale.core.clients import LONG_SECONDS
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
-from credscale.mongo import backup_steps, comparison, verification
+from credscale.mongo import backup_target, comparison, verification
 from credscale.mongo.comparison import Proof, compare_with, id_text
 from credscale.mongo.digest import Difference, Digest, DocumentId, digest_documents, document_id
 from credscale.mongo.distribution import Owned
+from credscale.mongo.duplicates import Copy, Neighbours
 from credscale.mongo.oplog import Operation
+from credscale.mongo.snapshot import View
 from tests.mongo.conftest import KEY, NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from credscale.core.context import Context
     from tests.mongo.conftest import FakeCluster
@@ -48,6 +51,8 @@ class Baseline:
     operation_time_start: Timestamp | None = field(default_factory=lambda: Timestamp(5, 1))
     operation_time_end: Timestamp | None = field(default_factory=lambda: Timestamp(5, 9))
     sharded_at_start: bool = False
+    external: dict[str, str] | None = None
+    bytes: int = 100
 
     @property
     def documents(self) -> int:
@@ -69,10 +74,10 @@ def prepare(ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
             current[:] = [remaining.pop(0) if len(remaining) > 1 else remaining[0]]
             return current[0][0]
 
-        monkeypatch.setattr(comparison, "_no_oplog", lambda *_: "")
+        monkeypatch.setattr(comparison, "no_oplog", lambda *_: "")
         monkeypatch.setattr(comparison, "_difference", difference)
         monkeypatch.setattr(comparison, "_operations", lambda *_: current[0][1])
-        monkeypatch.setattr(comparison, "_present", lambda _client, _manifest, ids: ids & current[0][2])
+        monkeypatch.setattr(comparison, "present", lambda _client, _manifest, ids, _session: ids & current[0][2])
         monkeypatch.setattr(comparison, "PAUSE_SECONDS", 0.0)
         manifest: Any = Baseline(tmp_path, digest_of(1, 2))
         return compare_with(ctx, manifest, live if live is not None else digest_of(1))
@@ -135,22 +140,26 @@ def test_ids_in_words() -> None:
 def baseline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Baseline:
     """Let a target find one backup."""
     found = Baseline(tmp_path, digest_of(1, 2))
-    monkeypatch.setattr(backup_steps.Target, "backups", lambda _self: [found])
-    monkeypatch.setattr(verification, "live_digest", lambda *_: digest_of(1))
+    monkeypatch.setattr(backup_target.Target, "backups", lambda _self: [found])
     return found
 
 
 def compared(monkeypatch: pytest.MonkeyPatch, result: comparison.Comparison) -> None:
-    monkeypatch.setattr(verification, "compare_with", lambda *_: result)
+    reading = verification.Reading(digest_of(1), Neighbours(), result, View(reason="of this test"))
+    monkeypatch.setattr(verification, "_read", lambda *_: reading)
 
 
 def test_a_loss_names_the_documents_and_the_way_back(
     ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared(monkeypatch, comparison.Comparison(Proof.LOSS, 1, 2, {"inserted": 0}, {"lost": ["2"], "duplicated": []}))
-    with pytest.raises(StepFailed, match="1 lost; the first is _id 2") as caught:
+    with pytest.raises(StepFailed, match="1 lost; the first is _id 2: restore it from the backup") as caught:
         verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
-    assert caught.value.result.output["lost"] == ["2"]
+    output = caught.value.result.output
+    assert output["lost"] == ["2"]
+    assert list(output["what_to_do"]) == ["lost"]
+    assert [(row["_id"], row["what"]) for row in output["rows"]] == [("2", "lost")]
+    assert output["read"] == "not read at one moment: of this test"
     assert str(baseline.folder / "dump") in caught.value.result.summary
     assert "put back to what it was" in caught.value.result.summary
     assert caught.value.result.summary.endswith("invoke mongo.stop-balancer --env unit")
@@ -159,7 +168,8 @@ def test_a_loss_names_the_documents_and_the_way_back(
 def test_a_short_oplog_proves_nothing_unless_it_was_proven_before(
     ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compared(monkeypatch, comparison.Comparison(Proof.NONE, 1, 1, {}, {"lost": ["2"]}, "the oplog is too short"))
+    found = comparison.Comparison(Proof.NONE, 1, 1, {}, {"lost": ["2"]}, {"lost": 1}, "the oplog is too short")
+    compared(monkeypatch, found)
     with pytest.raises(StepFailed, match="cannot be proven that writers did it: the oplog is too short"):
         verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
     (baseline.folder / verification.RECORD).write_text('{"time": "2026-11-24"}')
@@ -299,3 +309,77 @@ def test_an_oplog_is_read_with_patience(ctx: Context, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ctx.clients, "mongo_member", member)
     assert list(comparison.written_since(ctx, NAMESPACE, Timestamp(5, 1))) == []
     assert {options["timeout"] for options in asked if options} == {LONG_SECONDS}
+
+
+def test_what_is_not_listed_is_counted(prepare: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "SHOWN_IDS", 1)
+    found = prepare((Difference(missing=(ONE, TWO)), [], set()))
+    assert (found.findings["lost"], found.counts["lost"], found.counts["duplicated"]) == (["1"], 2, 0)
+
+
+def test_a_duplicate_that_the_backup_had_already_fails_too(
+    ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared(monkeypatch, comparison.Comparison(Proof.WHOLE, 0, 1, {"inserted": 0}))
+    pair = [Copy("7", "{}", shard, f"remove from {shard}") for shard in ("s1", "s2")]
+    monkeypatch.setattr(verification, "confirmed", lambda *_: (pair, ["what s3 itself holds"]))
+    with pytest.raises(StepFailed, match="0 _id in more than one document; the first is 7. Decide") as caught:
+        verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory=str(baseline.folder))
+    output = caught.value.result.output
+    assert [row["shard"] for row in output["rows"]] == ["s1", "s2"]
+    assert output["not_checked"] == ["what s3 itself holds"]
+
+
+SNAPSHOT = View(object(), Timestamp(6, 5))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def views(ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch) -> list[View]:
+    """Offer a snapshot whose moment is gone when it is read; return the views that were read in."""
+    read: list[View] = []
+
+    def compare(_ctx: Any, _manifest: Any, _live: Digest, view: View) -> comparison.Comparison:
+        read.append(view)
+        if view.session is not None:
+            raise OperationFailure("the snapshot is too old", 239)
+        return comparison.Comparison(Proof.WHOLE, 0, 1, {"inserted": 0})
+
+    assert baseline
+    monkeypatch.setattr(verification, "view_of", lambda *_: nullcontext(SNAPSHOT))
+    monkeypatch.setattr(verification, "scan_raw", lambda *_, **__: iter([bson.encode({"_id": 1})]))
+    monkeypatch.setattr(verification, "compare_with", compare)
+    assert ctx
+    return read
+
+
+def test_a_moment_that_is_gone_is_no_failure(ctx: Context, views: list[View]) -> None:
+    result = verification.verify_digest(ctx, namespace=NAMESPACE, backup_directory="b")
+    assert [view.at for view in views] == [Timestamp(6, 5), None]
+    assert result.output["read"] == (
+        "not read at one moment: the shards no longer hold the moment that was read (code 239)"
+    )
+
+
+def test_of_a_moment_only_the_writes_up_to_it_count(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written after the snapshot is not in it, so it must not explain what is seen in it."""
+    seen: list[Any] = []
+    writes = [Operation(ONE, "i", Timestamp(6, 5), "s1"), Operation(TWO, "d", Timestamp(6, 6), "s1")]
+    monkeypatch.setattr(comparison, "no_oplog", lambda *_: "")
+    monkeypatch.setattr(comparison, "written_since", lambda *_: iter(writes))
+
+    def difference(*given: Any) -> Difference:
+        seen.append(given[-1])
+        return Difference(missing=(TWO,))
+
+    def present(_client: Any, _manifest: Any, ids: set[DocumentId], session: Any) -> set[DocumentId]:
+        seen.append(session)
+        return ids & {ONE}
+
+    monkeypatch.setattr(comparison, "_difference", difference)
+    monkeypatch.setattr(comparison, "present", present)
+    monkeypatch.setattr(comparison, "PAUSE_SECONDS", 0.0)
+    manifest: Any = Baseline(Path("b"), digest_of(1, 2))
+    found = compare_with(ctx, manifest, digest_of(1), SNAPSHOT)
+    assert found.findings["lost"] == ["2"]
+    assert {SNAPSHOT, SNAPSHOT.session} == set(seen)
+    assert compare_with(ctx, manifest, digest_of(1)).proof is Proof.WHOLE

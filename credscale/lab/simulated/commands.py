@@ -12,6 +12,7 @@ from bson.errors import BSONError
 from pymongo.errors import PyMongoError
 
 from credscale.lab.simulated import admin, explain, indexes, reads, sharding, stats, writes
+from credscale.lab.simulated.catalog import now
 from credscale.lab.simulated.cluster import Cluster
 from credscale.lab.simulated.forwarding import forward_write
 from credscale.lab.simulated.replies import CommandFailed, Document
@@ -37,6 +38,7 @@ _ADMIN_ONLY = frozenset(
         "balancerStatus",
         "balancerCollectionStatus",
         "getShardMap",
+        "getDefaultRWConcern",
         "listDatabases",
     }
 )
@@ -75,9 +77,24 @@ def _get_log(_cluster: Cluster, request: Document, _peer: Peer) -> Document:
     return {"totalLinesWritten": 0, "log": [], "ok": 1.0}
 
 
-def _connection_status(_cluster: Cluster, _request: Document, _peer: Peer) -> Document:
+def _connection_status(_cluster: Cluster, request: Document, _peer: Peer) -> Document:
     """Say that nobody has to log in here."""
-    return {"authInfo": {"authenticatedUsers": [], "authenticatedUserRoles": []}, "ok": 1.0}
+    nobody: Document = {"authenticatedUsers": [], "authenticatedUserRoles": []}
+    if request.get("showPrivileges"):
+        nobody["authenticatedUserPrivileges"] = []
+    return {"authInfo": nobody, "ok": 1.0}
+
+
+def _default_concern(_cluster: Cluster, _request: Document, _peer: Peer) -> Document:
+    """Return what 5.0 implies where nothing was set; on sets of one member every acknowledged write is at majority."""
+    return {
+        "defaultReadConcern": {"level": "local"},
+        "defaultWriteConcern": {"w": "majority", "wtimeout": 0},
+        "defaultWriteConcernSource": "implicit",
+        "defaultReadConcernSource": "implicit",
+        "localUpdateWallClockTime": now(),
+        "ok": 1.0,
+    }
 
 
 def _whats_my_uri(_cluster: Cluster, _request: Document, peer: Peer) -> Document:
@@ -143,7 +160,11 @@ class Commands:
             raise CommandFailed(13, f"{name} {_NO_ADMIN_COMMAND}")
         if request.get("autocommit") is False:
             raise CommandFailed(20, "the lab's simulated mongos does not do transactions")
-        return command(self._cluster, request, peer)
+        faults = self._cluster.faults
+        faults.hinder(self._cluster, name, request)
+        reply = command(self._cluster, request, peer)
+        faults.lose_reply(name)
+        return reply
 
     def _aggregate(self, cluster: Cluster, request: Document, peer: Peer) -> Document:
         """Answer an aggregate; the one of a database knows $currentOp only."""
@@ -181,6 +202,7 @@ def _process_commands() -> dict[str, Command]:
         "serverStatus": stats.server_status,
         "hostInfo": stats.host_info,
         "connectionStatus": _connection_status,
+        "getDefaultRWConcern": _default_concern,
         "whatsmyuri": _whats_my_uri,
         "getCmdLineOpts": _command_line,
         "getParameter": _get_parameter,

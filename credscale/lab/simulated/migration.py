@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from credscale.lab.simulated.backends import token
+from credscale.lab.simulated.faults import CONFIG
 from credscale.lab.simulated.forwarding import SCRATCH
 from credscale.lab.simulated.indexes import all_indexes
 from credscale.lab.simulated.replies import CommandFailed, Document, long
@@ -99,6 +100,7 @@ class Migration:
 
     def _bring_over(self) -> tuple[int, int]:
         """Copy without stopping anyone; then stop everyone, copy what was written meanwhile, and commit."""
+        self._cluster.faults.refuse((self._donor.name, self._recipient.name))
         self._require_index()
         copy_indexes(self._donor, self._recipient, self._move.ns)
         # Documents left here by an earlier move would stand in the way of their newer versions.
@@ -112,6 +114,7 @@ class Migration:
             raise CommandFailed(96, str(reason))
         catchup = self._catch_up()
         self._watch.step()
+        self._cluster.faults.refuse((CONFIG, self._donor.name, self._recipient.name))
         with self._cluster.changing(self._move.ns) as table:
             if table is None or table.chunk_between(self._move.chunk.low, self._move.chunk.high) is None:
                 raise CommandFailed(96, f"the chunk to move is no longer part of {self._move.ns}")

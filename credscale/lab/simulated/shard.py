@@ -27,6 +27,7 @@ from uuid import UUID
 import secantus.server
 from bson import ObjectId
 
+from credscale.lab.simulated import process
 from credscale.lab.simulated.contract import (
     CHANGES_COMMAND,
     IDENTITY_COMMAND,
@@ -95,6 +96,7 @@ class Shard:
         self._storage = storage
         self._changes = Changes()
         self._sharding: Document = {}
+        self._started = process.now()
         self._amendments: dict[str, Callable[[Document, Document], None]] = {
             "buildInfo": self._amend_build_info,
             "buildinfo": self._amend_build_info,
@@ -103,6 +105,8 @@ class Shard:
             "dbStats": self._amend_db_stats,
             "dbstats": self._amend_db_stats,
             "getParameter": self._amend_parameters,
+            "hostInfo": self._amend_host,
+            "getLog": self._amend_log,
         }
 
     def dispatch(self, request: Document, context: Any) -> Document:
@@ -165,9 +169,27 @@ class Shard:
         }
 
     def _amend_status(self, _request: Document, reply: Document) -> None:
-        """Show the settings that the last good refresh of the balancer gave this shard."""
+        """Pose as a mongod, and show the settings that the last good refresh of the balancer gave this shard."""
+        port = self._arguments.port
+        reply |= {"host": process.host_name(port), "process": "mongod"}
+        if self._arguments.server_version:
+            reply["version"] = self._arguments.server_version
+        reply["connections"] = {**reply["connections"], **process.connections(port)}
         if self._sharding:
             reply["sharding"] = dict(self._sharding)
+
+    def _amend_host(self, _request: Document, reply: Document) -> None:
+        """Add the limit that this process runs under."""
+        reply["system"]["hostname"] = process.host_name(self._arguments.port)
+        reply["extra"]["maxOpenFiles"] = process.open_files()
+
+    def _amend_log(self, request: Document, reply: Document) -> None:
+        """Write the log as MongoDB does, and tell warnings of the start from the rest."""
+        if request["getLog"] == "startupWarnings":
+            reply["log"] = process.startup_warnings(self._started)
+        elif "log" in reply:
+            reply["log"] = process.structured(reply["log"])
+        reply["totalLinesWritten"] = len(reply.get("log", []))
 
     def _amend_db_stats(self, request: Document, reply: Document) -> None:
         """Add the file system's figures, divided by the scale asked for like all the others."""

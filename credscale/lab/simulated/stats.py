@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64, ObjectId
 
+from credscale.lab.simulated import process
 from credscale.lab.simulated.catalog import VERSION, now
 from credscale.lab.simulated.contract import MODULE
 from credscale.lab.simulated.forwarding import SCRATCH, forward, namespace
@@ -77,7 +78,7 @@ def server_status(cluster: Cluster, _request: Document, _peer: Peer) -> Document
         "uptimeEstimate": long(uptime),
         "localTime": now(),
         "asserts": dict.fromkeys(("regular", "warning", "msg", "user", "rollovers"), 0),
-        "connections": {"current": 1, "available": 15999, "totalCreated": 1, "active": 1},
+        "connections": process.connections(int(cluster.catalog.router.rpartition(":")[2])),
         "ok": 1.0,
     }
 
@@ -98,7 +99,7 @@ def host_info(cluster: Cluster, _request: Document, _peer: Peer) -> Document:
             "numaEnabled": False,
         },
         "os": {"type": platform.system(), "name": platform.platform(), "version": f"Kernel {platform.release()}"},
-        "extra": {"pageSize": long(page), "numPages": pages},
+        "extra": {"pageSize": long(page), "numPages": pages, "maxOpenFiles": process.open_files()},
         "ok": 1.0,
     }
 

@@ -27,7 +27,6 @@ from credscale.mongo.advice.verdicts import (
     candidates as candidate_keys,
 )
 from credscale.mongo.advice.writes import judge
-from credscale.mongo.checks import DUE_BYTES
 from credscale.mongo.commands import retrying
 from credscale.mongo.settings import check_chunk_size
 
@@ -136,8 +135,8 @@ def _basis(reading: Reading, shapes: Sequence[Shape]) -> str:
 
 def _due(size: int) -> str:
     """Say whether the guide would shard a collection of this size."""
-    said = f"{size / 1e9:.1f} GB; the guide shards above {DUE_BYTES / 1e9:.0f} GB"
-    return f"due: {said}" if size > DUE_BYTES else f"not due: {said}"
+    said = f"{size / 1e9:.1f} GB; the guide shards above {facts.DUE_BYTES / 1e9:.0f} GB"
+    return f"due: {said}" if size > facts.DUE_BYTES else f"not due: {said}"
 
 
 def _not_known(documents: Sample) -> list[str]:

@@ -9,8 +9,7 @@ from credscale.mongo.advice.keys import KeyFacts, skew
 from credscale.mongo.advice.shapes import Shape, frequent_fields
 from credscale.mongo.advice.targeting import SIMPLE, target
 from credscale.mongo.advice.writes import judge
-from credscale.mongo.checks import DUE_BYTES
-from credscale.mongo.facts import key_text, parse_key
+from credscale.mongo.facts import DUE_BYTES, key_text, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

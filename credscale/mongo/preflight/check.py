@@ -26,8 +26,8 @@ class Seen:
     """What a check saw.
 
     Args:
-        severity: ``stop`` forbids the migration, ``warn`` and ``note`` are to be read, ``ok`` is fine, ``unknown`` could
-            not be looked at.
+        severity: ``stop`` forbids the migration, ``warn`` and ``note`` are to be read, ``ok`` is fine, ``unknown``
+            could not be looked at.
         finding: what was seen and where, one sentence.
         remedy: what to do, one sentence; empty where there is nothing to do.
     """
@@ -60,11 +60,12 @@ class Check:
 
     def run(self, look: Look) -> list[Row]:
         """Look, and turn what can't be looked at into a row that says so."""
+        from bson.errors import BSONError
         from pymongo.errors import PyMongoError
 
         try:
             seen = list(self.look(look))
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             seen = [unreadable(error)]
         if not seen:
             raise AssertionError(f"the check {self.name} said nothing")

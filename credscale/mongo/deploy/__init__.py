@@ -1,0 +1,1 @@
+"""From hosts to a sharded cluster that accepts shard-migrate."""

@@ -1,0 +1,114 @@
+"""This machine, as every machine: files are replaced at once and no value is ever read as shell text."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from credscale.core.errors import ConnectFailed, PreconditionFailed
+from credscale.core.machines import Completed, LocalMachine
+from credscale.core.machines.ssh import fingerprint, scan_type
+from credscale.testing import require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+HERE = LocalMachine()
+EVIL = "a b;touch $(x) 'y' \"z\" \\ *"
+
+
+def test_what_is_written_is_read_with_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    path = str(tmp_path / EVIL)
+    assert HERE.read(path) is None
+    for data, mode in ((b"\x00\xff\nbytes", 0o400), (b"", 0o644), (b"x" * 300_000, 0o600)):
+        HERE.write(path, data, mode=mode)
+        assert HERE.read(path) == data
+        assert HERE.mode(path) == mode
+        assert HERE.read_with_mode(path) == (data, mode)
+    assert [each.name for each in tmp_path.iterdir()] == [EVIL], "no temporary file is left"
+
+
+def test_a_write_that_fails_leaves_the_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("old")
+    with pytest.raises(PreconditionFailed, match="cannot be written"):
+        HERE.write(str(path), b"new", mode=0o600, owner="no-such-user-here")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Nobody(LocalMachine):
+    """This machine for a user who is not the owner of anything."""
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 10.0) -> Completed:
+        drop = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+        return super().run([*drop, *argv], stdin=stdin, timeout=timeout)
+
+
+def test_what_we_may_not_look_at_is_not_taken_for_absent(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        require("setpriv")
+    closed = tmp_path / "closed"
+    (closed / "27018").mkdir(parents=True)
+    (closed / "27018" / "mongod.conf").write_text("x")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    closed.chmod(0)
+    try:
+        with pytest.raises(PreconditionFailed, match="may not look into the folder"):
+            Nobody().exists(str(closed / "27018" / "mongod.conf"))
+        with pytest.raises(PreconditionFailed, match="may not look into the folder"):
+            Nobody().read(str(closed / "27018" / "mongod.conf"))
+    finally:
+        closed.chmod(0o755)
+    assert Nobody().exists(str(closed / "27018" / "mongod.conf"))
+    assert not Nobody().exists(str(closed / "27019" / "mongod.conf"))
+
+
+def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    HERE.make_folder(str(folder), mode=0o700)
+    assert HERE.mode(str(folder)) == 0o700
+    folder.chmod(0o750)
+    (folder / "data").touch()
+    HERE.make_folder(str(folder), mode=0o700)
+    assert HERE.mode(str(folder)) == 0o750
+    assert HERE.exists(str(folder / "data"))
+
+
+def test_programs() -> None:
+    assert HERE.run(["sh", "-c", "cat; echo err >&2; exit 3"], stdin=b"in").code == 3
+    assert HERE.run(["printf", "%s", EVIL]).text == EVIL
+    assert HERE.find_program("sh") is not None
+    assert HERE.find_program("no-such-program") is None
+    with pytest.raises(PreconditionFailed, match="cannot be run"):
+        HERE.run(["/no/such/program"])
+    with pytest.raises(PreconditionFailed, match="exit code 3: bad"):
+        HERE.must_run(["sh", "-c", "echo bad >&2; exit 3"])
+
+
+def test_a_program_that_does_not_end_is_not_waited_for() -> None:
+    with pytest.raises(ConnectFailed, match="did not end within 0 s"):
+        HERE.run(["sleep", "60"], timeout=0.1)
+
+
+def test_a_child_that_keeps_the_streams_is_not_waited_for() -> None:
+    assert HERE.run(["sh", "-c", "sleep 30 & echo $!"], timeout=5.0).text.strip().isdigit()
+
+
+class Key:
+    def asbytes(self) -> bytes:
+        return base64.b64decode("AAAAC3NzaC1lZDI1NTE5AAAAIH6AexjLolU31hL0uhF3aw9PCR0jJWLYlnIuoew4DQV1")
+
+
+def test_a_fingerprint_reads_as_openssh_prints_it() -> None:
+    assert fingerprint(Key()) == "SHA256:yQ4351dUeeMLaxGwn1leSYzRy5hZOUV1WJ6ifXSt2qE"
+
+
+def test_types_of_keys_are_called_as_ssh_keyscan_calls_them() -> None:
+    names = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "ssh-rsa")
+    assert [scan_type(name) for name in names] == ["ed25519", "ecdsa", "rsa", "rsa"]
