@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pymongo import MongoClient
 
 LEASE_SECONDS = 20.0
+PATIENCE = 60.0  # for an election of the shard that holds the lease
 CLOCK_SECONDS = 2.0  # start times are reckoned from an estimate of the boot time
 GRACE_SECONDS = 3.0  # a killed runner's kernel notices the death of its parent within two seconds
 DATABASE, COLLECTION, DOCUMENT = "credscale", "lease", "run"
@@ -243,11 +244,26 @@ class MongoLease:
             self._valid_until = clock + self.seconds
 
     def check(self) -> None:
-        """Raise Refused when the lease is lost or could not be renewed in time."""
-        if not self._lost and time.monotonic() >= self._valid_until and not self._take():
+        """Raise Refused when the lease is lost or could not be renewed in time; an election is waited for."""
+        if not self._lost and time.monotonic() >= self._valid_until and not self._take_again():
             self._lost = f"the lease could not be renewed for {self.seconds:.0f} s and somebody else took it"
         if self._lost:
             raise Refused(f"{self._lost}; stopped before the next change")
+
+    def _take_again(self) -> bool:
+        from pymongo.errors import PyMongoError
+
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._take()
+            except PyMongoError as error:
+                if time.monotonic() >= deadline:
+                    raise Refused(
+                        f"the lease ran out and could not be renewed for {PATIENCE:.0f} s ({type(error).__name__}); "
+                        "stopped before the next change. Run again once the target answers"
+                    ) from error
+            time.sleep(0.5)
 
     def remember(self, key: str, value: Any) -> None:
         """Keep a value in the target; one already kept (by a run that was killed) stays."""

@@ -68,13 +68,20 @@ class Tracker:
         rate = self._rate()
         if rate > 0:
             parts.append(f"{show(rate)}/s" if rate >= 1 or unit == "bytes" else f"{human_seconds(1 / rate)} each")
-        eta = event.get("eta", (total - done) / rate if rate > 0 and total else None)
-        if eta is not None and done < total:
-            parts.append(f"{human_seconds(eta)} left")
+        if done < total:
+            parts += self._left(rate)
         shards = event.get("shards") or {}
         if isinstance(shards, dict) and shards:
             parts.append("  ".join(f"{name} {_shard(value)}" for name, value in shards.items()))
         return " · ".join(parts)
+
+    def _left(self, rate: float) -> list[str]:
+        """Return how long it will still take: as the step says it, or else by the rate seen."""
+        done, total = self.event["done"], self.event["total"]
+        if "left" in self.event:
+            return [self.event["left"]]
+        eta = self.event.get("eta", (total - done) / rate if rate > 0 and total else None)
+        return [f"{human_seconds(eta)} left"] if eta is not None else []
 
     def _rate(self) -> float:
         if self._first is None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PLAN_JOURNAL = "plan.jsonl"
 DONE, FAILED, INVALID, REFUSED = 0, 1, 2, 3
+WIDTH = 160  # of what is no terminal
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def run(runbook: Runbook, flags: Flags) -> int:
 
     Everything for people goes to stdout, or to stderr with ``--json``, whose stdout is the one JSON object.
     """
-    console = Console(stderr=flags.json, highlight=False)
+    stream = sys.stderr if flags.json else sys.stdout
+    console = Console(stderr=flags.json, highlight=False, width=None if stream.isatty() else WIDTH)
     signal.signal(signal.SIGTERM, _interrupt)
     folder: Path | None = None
     text, secrets = "", Secrets()
@@ -212,10 +214,13 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
 
 def _warn(console: Console, results: list[Result]) -> None:
     """Show what somebody should read before confirming."""
-    for result in results:
-        for row in problem_rows(result.output):
-            text = f"  {row['severity']} {row.get('check', result.step)}: {row.get('finding', '')}"
-            console.print(text + (f" ({row['remedy']})" if row.get("remedy") else ""), markup=False, soft_wrap=True)
+    rows = [row for result in results for row in problem_rows(result.output)]
+    for row in rows:
+        if row["severity"] == "warn":
+            console.print(f"  ⚠ {row['check']}: {row['finding']} ({row['remedy']})", markup=False, soft_wrap=True)
+    rest = dict.fromkeys(row["check"] for row in rows if row["severity"] != "warn")
+    if rest:
+        console.print(f"  ⚠ not looked at, the report says why: {', '.join(rest)}", markup=False, soft_wrap=True)
 
 
 def _write_plan(results: list[Result], request: Request) -> None:
@@ -280,6 +285,8 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
         done = (
             "planned, nothing was changed"
             if flags.dry_run
+            else "done, it only reads"
+            if request.runbook.reads_only
             else f"{len(changes)} changes"
             if changes
             else "nothing had to be changed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -56,8 +57,8 @@ def _flat(row: Mapping[str, Any]) -> bool:
 def _table(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     rows = list(rows)
     columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in REPORT_ONLY]
-    title = "" if name == "rows" else name.replace("_", " ")
-    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
+    title = None if name == "rows" else f"\n{name.replace('_', ' ')}"
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
     for column in columns:
         numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
@@ -72,7 +73,7 @@ def _cell(column: str, value: Any) -> Text:
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, int | float):
-        if column.split("_")[-1] in BYTES or column.startswith("bytes"):
+        if re.split("[_ ]", column)[-1] in BYTES:
             return Text(human_bytes(value))
         return Text(f"{value:,}" if isinstance(value, int) else f"{value:,.2f}".rstrip("0").rstrip("."))
     text = str(value)

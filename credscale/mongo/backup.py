@@ -28,6 +28,7 @@ from credscale.mongo.backup_manifest import (
 from credscale.mongo.backup_native import read_native
 from credscale.mongo.backup_point import UNKNOWN, Surroundings, describe
 from credscale.mongo.backup_reading import Engine, Job, Reading, refuse_unsupported
+from credscale.mongo.commands import retrying
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -167,7 +168,8 @@ def _collection_entry(collection: Collection[Any], facts: BackupFacts) -> Mappin
     name = collection.full_name
     if name != facts.namespace:
         raise PreconditionFailed(f"The facts are about {facts.namespace}, the collection is {name}.")
-    entry = next(collection.database.list_collections(filter={"name": collection.name}), None)
+    found = retrying(lambda: list(collection.database.list_collections(filter={"name": collection.name})))
+    entry = next(iter(found), None)
     if entry is None:
         raise PreconditionFailed(f"{name} does not exist; there is nothing to back up.")
     refuse_unsupported(entry)
@@ -195,7 +197,8 @@ def majority_time(collection: Collection[Any], session: ClientSession) -> Timest
     A plain reply names the last write applied, which a majority read need not see yet; a majority read names the state
     it saw. The session then holds every later read to at least this state, on every shard.
     """
-    collection.with_options(read_concern=ReadConcern("majority")).find_one({}, {"_id": 1}, session=session)
+    majority = collection.with_options(read_concern=ReadConcern("majority"))
+    retrying(lambda: majority.find_one({}, {"_id": 1}, session=session))
     return session.operation_time
 
 

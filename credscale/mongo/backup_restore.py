@@ -11,6 +11,7 @@ from bson.raw_bson import RawBSONDocument
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 from credscale.mongo import dump_files as files
 from credscale.mongo.backup import read_documents, read_manifest
+from credscale.mongo.commands import is_passing, retrying
 from credscale.mongo.digest import Digest, Digester, Progress
 
 if TYPE_CHECKING:
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pymongo.collection import Collection
+    from pymongo.errors import BulkWriteError
 
 BATCH_DOCUMENTS = 1000
 BATCH_BYTES = 16 * files.MEGABYTE
 SIMPLE = {"locale": "simple"}
+NAMESPACE_EXISTS, DUPLICATE_KEY = 48, 11000
 # Servers before 4.0 listed autoIndexId; later ones refuse it.
 _FORMER_OPTIONS = frozenset({"autoIndexId"})
 
@@ -45,11 +48,11 @@ def restore(
         VerificationFailed: the server refused documents.
     """
     manifest = read_manifest(folder)
-    if next(scratch.database.list_collections(filter={"name": scratch.name}), None) is not None:
+    if _entry(scratch) is not None:
         raise PreconditionFailed(
             f"{scratch.full_name} exists; a backup is only restored into a new collection. Drop it or name another."
         )
-    scratch.database.command({"create": scratch.name, **_options(_metadata(folder))})
+    _create(scratch, _options(_metadata(folder)))
     documents = read_documents(folder)
     if sample is not None:
         documents = draw(documents, manifest.documents, sample, random.SystemRandom())
@@ -103,9 +106,12 @@ def restore_indexes(folder: Path, scratch: Collection[Any]) -> list[str]:
     metadata = _metadata(folder)
     specs = index_specs(metadata["indexes"], collated="collation" in metadata["options"])
     for spec in specs:
+        command = {"createIndexes": scratch.name, "indexes": [spec]}
         try:
-            scratch.database.command({"createIndexes": scratch.name, "indexes": [spec]})
+            retrying(lambda command=command: scratch.database.command(command))  # type: ignore[misc]
         except OperationFailure as error:
+            if is_passing(error):
+                raise
             # Without its cause: a duplicate key's text quotes the document.
             raise VerificationFailed(
                 f"{scratch.full_name}: the index {spec['name']} of the backup can't be built (code {error.code}), so "
@@ -165,8 +171,9 @@ def _comparable(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _compare_structure(
     metadata: Mapping[str, Any], specs: Sequence[Mapping[str, Any]], scratch: Collection[Any]
 ) -> None:
-    entry = next(scratch.database.list_collections(filter={"name": scratch.name}))
-    differing = structure_differences(_options(metadata), specs, entry.get("options", {}), scratch.list_indexes())
+    entry = _entry(scratch) or {}
+    indexes = retrying(lambda: list(scratch.list_indexes()))
+    differing = structure_differences(_options(metadata), specs, entry.get("options", {}), indexes)
     if differing:
         raise VerificationFailed(
             f"{scratch.full_name} has the documents of the backup, but differs from it in {', '.join(differing)}. "
@@ -197,14 +204,54 @@ def _batches(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch
 
 
+def _entry(scratch: Collection[Any]) -> Mapping[str, Any] | None:
+    """Return the collection as listCollections shows it; None when it is not there."""
+    return retrying(lambda: next(iter(scratch.database.list_collections(filter={"name": scratch.name})), None))
+
+
+def _create(scratch: Collection[Any], options: Mapping[str, Any]) -> None:
+    """Create a collection that was seen not to be there; found there at a second attempt, the first had made it."""
+    from pymongo.errors import OperationFailure
+
+    attempts = 0
+
+    def create() -> None:
+        nonlocal attempts
+        attempts += 1
+        try:
+            scratch.database.command({"create": scratch.name, **options})
+        except OperationFailure as error:
+            if error.code != NAMESPACE_EXISTS or attempts == 1:
+                raise
+
+    retrying(create)
+
+
 def _insert(collection: Collection[Any], batch: list[bytes]) -> None:
+    """Insert documents; what an interrupted attempt had inserted is not refused, and compared with the rest later."""
     from pymongo.errors import BulkWriteError
 
-    # Documents older than the collection's validator are valid data; an update or insert alone is held to it.
-    try:
-        collection.insert_many([RawBSONDocument(raw) for raw in batch], ordered=False, bypass_document_validation=True)
-    except BulkWriteError as error:
-        refused = error.details.get("writeErrors", [])
+    documents = [RawBSONDocument(raw) for raw in batch]
+    attempts = 0
+
+    def insert() -> None:
+        nonlocal attempts
+        attempts += 1
+        try:
+            # Documents older than the collection's validator are valid data; an update or insert alone is held to it.
+            collection.insert_many(documents, ordered=False, bypass_document_validation=True)
+        except BulkWriteError as error:
+            if is_passing(error):
+                raise
+            _refuse(collection, batch, error, DUPLICATE_KEY if attempts > 1 else None)
+
+    retrying(insert)
+
+
+def _refuse(collection: Collection[Any], batch: list[bytes], error: BulkWriteError, expected: int | None) -> None:
+    """Raise what the server refused, except for one code."""
+    refused = [item for item in error.details.get("writeErrors", []) if item.get("code") != expected]
+    if refused:
         codes = sorted({item.get("code") for item in refused})
         # Without its cause: the driver's text quotes whole documents.
         raise VerificationFailed(

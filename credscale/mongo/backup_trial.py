@@ -11,6 +11,7 @@ from credscale.core.step import Finding, step
 from credscale.mongo import facts
 from credscale.mongo.backup_source import source_id
 from credscale.mongo.backup_target import bytes_progress, live_digest, target_of
+from credscale.mongo.commands import retrying
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
@@ -133,4 +134,4 @@ def _compare(ctx: Context, client: Client, manifest: Manifest, scratch: str, sen
 
 def _drop_scratch(client: Client) -> None:
     """Drop the scratch database, which is ours alone; dropping its collection would leave it registered."""
-    client.drop_database(SCRATCH_DATABASE)
+    retrying(lambda: client.drop_database(SCRATCH_DATABASE))

@@ -22,6 +22,7 @@ from pymongo.read_concern import ReadConcern
 from credscale.core.errors import ConnectFailed, VerificationFailed
 from credscale.mongo.commands import CURSOR_LOST, is_passing, retrying
 from credscale.mongo.digest import Difference, DocumentId, document_id
+from credscale.mongo.failures import advised
 from credscale.mongo.scan import RETRIES, pause_after
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def _entries(
         except (ConnectionFailure, OperationFailure) as error:
             failures, failed_at = failures + 1 if last == failed_at else 1, last
             if not is_passing(error, CURSOR_LOST):
+                advised(error)
                 raise
             if failures > RETRIES:
                 raise ConnectFailed(

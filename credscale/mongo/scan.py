@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import ConnectFailed
 from credscale.mongo.commands import CURSOR_LOST, is_passing
 from credscale.mongo.digest import id_key, id_value
+from credscale.mongo.failures import advised
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,7 @@ def scan_raw(
         except _driver_errors() as error:
             failures, done = failures + 1 if position.documents == done else 1, position.documents
             if not is_passing(error, CURSOR_LOST):
+                advised(error)
                 raise
             if failures > retries or time.monotonic() >= deadline:
                 raise ConnectFailed(_lost(collection, position, failures, error)) from error

@@ -25,6 +25,7 @@ from credscale.mongo.monitoring import monitor_distribution
 from credscale.mongo.point_reads import verify_reads
 from credscale.mongo.preflight.step import preflight
 from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
+from credscale.mongo.status import cluster_status
 from credscale.mongo.verification import record_verification, verify_counts, verify_digest
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "STEPS",
     "advise_shard_key",
     "backup",
+    "cluster_status",
     "create_shard_key_index",
     "enable_sharding",
     "find_breaking_writes",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 STEPS: list[Step[Any]] = [
+    cluster_status,
     advise_shard_key,
     find_breaking_writes,
     shard_key_accepted,

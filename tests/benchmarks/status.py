@@ -24,7 +24,7 @@ from pymongo import MongoClient
 from rich.console import Console
 from rich.table import Table
 
-from credscale.core.clients import Clients
+from credscale.core.clients import LONG_SECONDS, Clients
 from credscale.core.context import Context
 from credscale.core.environment import Environment
 from credscale.core.journal import Journal
@@ -52,7 +52,7 @@ def context(uri: str) -> Context:
 def measured(uri: str, what: str, namespace: str, config: str) -> dict[str, Any]:
     """Do one thing in this process; return seconds, peak memory, and what belongs to it."""
     ctx = context(uri)
-    client = ctx.clients.mongo()
+    client = ctx.clients.mongo(timeout=LONG_SECONDS)
     found: dict[str, Any] = {}
     start = time.perf_counter()
     if what == "status":
@@ -193,6 +193,7 @@ def main() -> None:
                         lab, size, collections, arguments.mongosh, ["", "true"][: 1 + arguments.verbose]
                     ):
                         table.add_row(*row)
+                        print(*filter(None, row), sep=" | ", flush=True)  # a million chunks take the engine long
         finally:
             labs.down(Path(folder) / "lab", wipe=True)
     if arguments.mongosh is None:

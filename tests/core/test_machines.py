@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,6 @@ from credscale.testing import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 HERE = LocalMachine()
 EVIL = "a b;touch $(x) 'y' \"z\" \\ *"
@@ -49,24 +50,22 @@ class Nobody(LocalMachine):
         return super().run([*drop, *argv], stdin=stdin, timeout=timeout)
 
 
-def test_what_we_may_not_look_at_is_not_taken_for_absent(tmp_path: Path) -> None:
+def test_what_we_may_not_look_at_is_not_taken_for_absent() -> None:
     if os.geteuid() == 0:
         require("setpriv")
-    closed = tmp_path / "closed"
-    (closed / "27018").mkdir(parents=True)
-    (closed / "27018" / "mongod.conf").write_text("x")
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    closed.chmod(0)
-    try:
-        with pytest.raises(PreconditionFailed, match="may not look into the folder"):
-            Nobody().exists(str(closed / "27018" / "mongod.conf"))
-        with pytest.raises(PreconditionFailed, match="may not look into the folder"):
-            Nobody().read(str(closed / "27018" / "mongod.conf"))
-    finally:
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path lies in a folder that is closed to others itself
+        Path(folder).chmod(0o755)
+        closed = Path(folder, "closed")
+        config = closed / "27018" / "mongod.conf"
+        config.parent.mkdir(parents=True)
+        config.write_text("x")
+        closed.chmod(0)
+        for look in (Nobody().exists, Nobody().read, Nobody().read_with_mode):
+            with pytest.raises(PreconditionFailed, match="may not look into the folder"):
+                look(str(config))
         closed.chmod(0o755)
-    assert Nobody().exists(str(closed / "27018" / "mongod.conf"))
-    assert not Nobody().exists(str(closed / "27019" / "mongod.conf"))
+        assert Nobody().exists(str(config))
+        assert not Nobody().exists(str(closed / "27019" / "mongod.conf"))
 
 
 def test_a_folder_that_is_there_stays_as_it_is(tmp_path: Path) -> None:

@@ -115,10 +115,11 @@ def test_a_key_that_the_server_would_refuse(bad: str) -> None:
 
 def test_changes_are_shown_but_for_secrets() -> None:
     plain = File("/f", b"a\nb\n", 0o644)
-    assert change_of(plain, None, None) == ["new file"]
+    assert change_of(plain, None, None) == ["new file", "+a", "+b"]
     assert change_of(plain, b"a\nb\n", 0o644) == []
     assert change_of(plain, b"a\nc\n", 0o644) == ["-c", "+b"]
     secret = File("/k", b"secret", 0o400, secret=True)
+    assert change_of(secret, None, None) == ["new file"]
     assert change_of(secret, b"other", 0o644) == ["mode 644 -> 400", "contents differ"]
 
 

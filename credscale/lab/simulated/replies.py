@@ -13,6 +13,7 @@ Document = dict[str, Any]
 
 CODE_NAMES = {
     2: "BadValue",
+    6: "HostUnreachable",
     9: "FailedToParse",
     14: "TypeMismatch",
     20: "IllegalOperation",
@@ -36,6 +37,8 @@ CODE_NAMES = {
     118: "NamespaceNotSharded",
     133: "FailedToSatisfyReadPreference",
     166: "CommandNotSupportedOnView",
+    189: "PrimarySteppedDown",
+    10107: "NotWritablePrimary",
 }
 
 

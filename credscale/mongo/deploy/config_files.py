@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from credscale.mongo.deploy.layout import Layout, Process
 
 HEADER = "# Written by credscale mongo-deploy: edit the environment file and run it again.\n"
+NEW_FILE = "new file"
 KEY_MODE, CONFIG_MODE, FOLDER_MODE = 0o400, 0o644, 0o700
 _KEY = re.compile(r"[A-Za-z0-9+/=\s]+")
 
@@ -154,7 +155,7 @@ def unit_text(process: Process, deploy: Deploy, program: str) -> bytes:
 
 
 def change_of(file: File, present: bytes | None, mode: int | None) -> list[str]:
-    """Return the lines that change in a file, empty when none does; of a secret file not one line is shown.
+    """Return what changes in a file, line by line, empty when nothing does; of a secret file not one line is shown.
 
     Args:
         file: as it shall be.
@@ -162,7 +163,7 @@ def change_of(file: File, present: bytes | None, mode: int | None) -> list[str]:
         mode: its permission bits now.
     """
     if present is None:
-        return ["new file"]
+        return [NEW_FILE, *([] if file.secret else [f"+{line}" for line in file.data.decode().splitlines()])]
     changes = [] if mode == file.mode else [f"mode {mode or 0:o} -> {file.mode:o}"]
     if present == file.data:
         return changes

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from credscale.mongo.deploy.config_files import NEW_FILE
+
 if TYPE_CHECKING:
     from credscale.mongo.deploy.layout import Layout, Process, ReplicaSet
 
@@ -149,7 +151,8 @@ def _is_down(facts: Facts, process: Process) -> bool:
 
 def _changed(found: ProcessFacts) -> str:
     return ", ".join(
-        f"{path} ({lines[0] if len(lines) == 1 else f'{len(lines)} lines'})" for path, lines in found.changes.items()
+        f"{path} ({lines[0] if len(lines) == 1 or lines[0] == NEW_FILE else f'{len(lines)} lines'})"
+        for path, lines in found.changes.items()
     ) + (", takes effect when it is restarted" if found.running else "")
 
 

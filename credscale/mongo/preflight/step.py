@@ -85,6 +85,7 @@ def _judge(ctx: Context, rows: Sequence[Row], engine: str) -> Finding:
     for row in rows:
         if row.severity == "skipped":
             ctx.note(f"skipped by the operator: {row.sentence}")
-    tails = [f"{output['warnings']} warnings"] if output["warnings"] else []
+    warnings = output["warnings"]
+    tails = [f"{warnings} warning{'s' if warnings > 1 else ''}"] if warnings else []
     tails += [f"{len(output['not_checked'])} not looked at"] if output["not_checked"] else []
     return Finding(f"{checks} checks allow the migration" + "".join(f", {tail}" for tail in tails), output)

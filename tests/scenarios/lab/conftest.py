@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 DEADLINE = 120.0 * float(os.environ.get("CREDSCALE_PATIENCE", "1"))
 DOCUMENTS = 2500  # about 2.5 MB: five or six chunks of half a megabyte
 ENVIRONMENT = """\
-name: stage
+name: {name}
 policy: {{confirm: none}}
 lab: {{directory: "{lab}", documents: 0}}
 mongo: {{uri: "file:{lab}/mongo-uri"}}
@@ -43,7 +43,7 @@ class Stage:
         self.lab, self.folder = lab, folder
         self.namespace = fresh_collection(lab, documents)
         self.environment = folder / "stage.yaml"
-        self.environment.write_text(ENVIRONMENT.format(lab=lab.directory, folder=folder))
+        self.environment.write_text(ENVIRONMENT.format(name=f"stage-{os.getpid()}", lab=lab.directory, folder=folder))
         self.faults = Faults(lab)
         self.client: MongoClient[dict[str, Any]] = MongoClient(lab.uri, serverSelectionTimeoutMS=10_000)
         database, _, name = self.namespace.partition(".")
