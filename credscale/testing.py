@@ -153,7 +153,10 @@ def require(service: str) -> str:
     elif service in ("mongod", "mongos"):
         found = find_program(service)
     else:
-        found = shutil.which(PROGRAMS.get(service, service))
+        # servers lie where the PATH of a plain user does not lead
+        found = shutil.which(
+            PROGRAMS.get(service, service), path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+        )
     if found is not None:
         return found
     required = {name.strip() for name in os.environ.get(REQUIRE, "").split(",")}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
 
 
-@runbook()
+@runbook(builds_target=True)
 def mongo_deploy(ctx: Context, *, convert: str = "", allow_downtime: bool = False, timeout: float = 120.0) -> None:
     """Build a sharded cluster, and see that it accepts shard-migrate.
 

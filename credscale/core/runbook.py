@@ -30,6 +30,8 @@ class Runbook:
         has_notebook: whether ``notebooks/`` holds one for it; a single step has none.
         inherited: parameters whose values a single step takes from the runbooks.
         reads_only: whether it changes nothing; then it needs no plan, lock, ticket or confirmation, and runs at once.
+        builds_target: whether its target may not exist yet, so that no lease can be kept in it; operators on several
+            machines are then held apart only by every step looking first.
     """
 
     def __init__(
@@ -41,10 +43,11 @@ class Runbook:
         has_notebook: bool = True,
         inherited: set[str] | None = None,
         reads_only: bool = False,
+        builds_target: bool = False,
     ) -> None:
         update_wrapper(self, function)
         self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
-        self.reads_only = reads_only
+        self.reads_only, self.builds_target = reads_only, builds_target
         self.inherited = inherited if inherited is not None else set()
         self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__
@@ -121,14 +124,17 @@ class Runbook:
                 ctx.journal.append("run_finished", status=status, text=text, changes=changes)
 
 
-def runbook(*, afterwards: tuple[Step[[]], ...] = (), reads_only: bool = False) -> Callable[[RunbookFunction], Runbook]:
+def runbook(
+    *, afterwards: tuple[Step[[]], ...] = (), reads_only: bool = False, builds_target: bool = False
+) -> Callable[[RunbookFunction], Runbook]:
     """Make a function a runbook.
 
     Args:
         afterwards: see ``Runbook``.
         reads_only: see ``Runbook``.
+        builds_target: see ``Runbook``.
     """
-    return lambda function: Runbook(function, afterwards, reads_only=reads_only)
+    return lambda function: Runbook(function, afterwards, reads_only=reads_only, builds_target=builds_target)
 
 
 def _coerce(runbook_name: str, name: str, value: Any, annotation: str) -> Any:

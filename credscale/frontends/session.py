@@ -116,9 +116,9 @@ def begin(ctx: Context, request: Request) -> None:
         ticket=request.ticket,
         dry_run=ctx.dry_run,
         params=request.params,
-        **_target(ctx),
+        **_target(ctx, request),
     )
-    ctx.lease = plan_lease(ctx) if ctx.dry_run or ctx.reads_only else take_lease(ctx, request)
+    ctx.lease = plan_lease(ctx, request) if ctx.dry_run or ctx.reads_only else take_lease(ctx, request)
 
 
 def _abort(ctx: Context, error: CredscaleError) -> None:
@@ -127,9 +127,14 @@ def _abort(ctx: Context, error: CredscaleError) -> None:
     ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0, refused=refused)
 
 
-def _target(ctx: Context) -> dict[str, str]:
+def _has_lease(ctx: Context, request: Request) -> bool:
+    """Tell whether the target can keep a lease: it is there, and it is a cluster."""
+    return ctx.environment.mongo is not None and not request.runbook.builds_target
+
+
+def _target(ctx: Context, request: Request) -> dict[str, str]:
     """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
-    if ctx.environment.mongo is None:
+    if not _has_lease(ctx, request):
         return {"engine": "none", "target": ctx.environment.name}
     from pymongo.errors import PyMongoError
 
@@ -142,11 +147,11 @@ def _target(ctx: Context) -> dict[str, str]:
     return {"engine": server.engine, "target": f"mongos {ctx.clients.mongo_router()}, cluster {server.cluster_id}"}
 
 
-def plan_lease(ctx: Context) -> Lease:
+def plan_lease(ctx: Context, request: Request) -> Lease:
     """Return what a run that changes nothing may know of the lease: what an earlier run left to put back."""
     from pymongo.errors import PyMongoError
 
-    if ctx.environment.mongo is None:
+    if not _has_lease(ctx, request):
         return MemoryLease()
     try:
         return PlanLease(kept_in(ctx.clients.mongo()))
@@ -158,7 +163,7 @@ def plan_lease(ctx: Context) -> Lease:
 
 def take_lease(ctx: Context, request: Request) -> Lease:
     """Take the target's lease for a run; the run's own earlier lease is simply continued."""
-    if ctx.environment.mongo is None:
+    if not _has_lease(ctx, request):
         return MemoryLease()
     lease = MongoLease(ctx.clients.mongo(), request.run, ctx.note)
     lease.acquire()

@@ -19,6 +19,7 @@ from credscale.mongo.balancing import (
     stop_balancer,
 )
 from credscale.mongo.catalogue_check import verify_catalogue
+from credscale.mongo.deploy.ready import cluster_ready
 from credscale.mongo.disk import verify_disk
 from credscale.mongo.duplicates import verify_unique_ids
 from credscale.mongo.monitoring import monitor_distribution
@@ -35,6 +36,7 @@ __all__ = [
     "STEPS",
     "advise_shard_key",
     "backup",
+    "cluster_ready",
     "cluster_status",
     "create_shard_key_index",
     "enable_sharding",
@@ -60,6 +62,7 @@ __all__ = [
 
 STEPS: list[Step[Any]] = [
     cluster_status,
+    cluster_ready,
     advise_shard_key,
     find_breaking_writes,
     shard_key_accepted,

@@ -6,7 +6,6 @@ import getpass
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,7 @@ class Sshd:
 
     def __init__(self, folder: Path) -> None:
         self.folder, (self.port,) = folder, free_ports(1)
-        self.program = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin") or require("sshd")
+        self.program = require("ssh")
         folder.mkdir()
         self.key = make_key(folder / "user")
         self.known_hosts = folder / "known_hosts"
