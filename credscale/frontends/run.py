@@ -23,7 +23,7 @@ from credscale.frontends import policy
 from credscale.frontends.masking import secrets_of
 from credscale.frontends.progress import RunView
 from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
-from credscale.frontends.tables import problem_rows, tables_of
+from credscale.frontends.tables import problem_rows, tables_of, without_good_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,8 +217,9 @@ def _warn(console: Console, results: list[Result]) -> None:
     rows = [row for result in results for row in problem_rows(result.output)]
     for row in rows:
         if row["severity"] == "warn":
-            console.print(f"  ⚠ {row['check']}: {row['finding']} ({row['remedy']})", markup=False, soft_wrap=True)
-    rest = dict.fromkeys(row["check"] for row in rows if row["severity"] != "warn")
+            remedy = f" ({row['remedy']})" if row.get("remedy") else ""
+            console.print(f"  ⚠ {row.get('check')}: {row.get('finding')}{remedy}", markup=False, soft_wrap=True)
+    rest = dict.fromkeys(str(row.get("check")) for row in rows if row["severity"] != "warn")
     if rest:
         console.print(f"  ⚠ not looked at, the report says why: {', '.join(rest)}", markup=False, soft_wrap=True)
 
@@ -309,8 +310,12 @@ def _tables(request: Request, flags: Flags, events: list[dict[str, Any]]) -> Ite
     """Yield the tables people look for: those of single steps and of what only reads, and of a step that failed."""
     single = request.runbook.reads_only or not request.runbook.has_notebook
     for event in events:
-        if event["event"] == "step_finished" and ((single and not flags.dry_run) or event["status"] == "failed"):
+        if event["event"] != "step_finished":
+            continue
+        if single and not flags.dry_run:
             yield from tables_of(event["output"])
+        elif event["status"] == "failed":
+            yield from tables_of(without_good_rows(event["output"]))
 
 
 def _again(runbook: Runbook, flags: Flags) -> str:

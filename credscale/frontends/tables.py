@@ -46,6 +46,13 @@ def problem_rows(output: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and row.get("severity") in ("warn", "unknown", "skipped")]
 
 
+def without_good_rows(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an output whose judged rows are only those that are not in order."""
+    rows = output.get("rows", [])
+    bad = [row for row in rows if not isinstance(row, dict) or row.get("severity") not in ("ok", "note")]
+    return {**output, "rows": bad}
+
+
 def _is_table(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) and _flat(row) for row in value)
 

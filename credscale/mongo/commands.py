@@ -23,7 +23,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.2, 2.0
 RETRYABLE = PASSING
 CURSOR_LOST = RETRYABLE | CURSOR_CODES  # for whoever can open a new cursor where the lost one was
 BUSY = frozenset({46, 117})  # somebody else, or our own lost command, is at work there
-MAX_TIME_EXPIRED = 50
+MAX_TIME_EXPIRED, COMMAND_NOT_FOUND = 50, 59
 
 
 def run(client: Client, database: str, command: Mapping[str, Any], *, deadline: float = DEADLINE) -> dict[str, Any]:
@@ -47,12 +47,13 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
     Args:
         action: reads, or changes in a way that doing it twice is doing it once.
         deadline: seconds after the first failure; an attempt that itself lasted longer starts the count anew, so
-            that a lost connection after three hours of an index build is not final. One that merely timed out does not.
+            that a lost connection after three hours of an index build is not final. One that merely timed out does
+            not, and its own time counts.
 
     Raises:
         Exception: what the driver raised, its text ending with what to do about it (``failures.explain_failure``).
     """
-    from pymongo.errors import NetworkTimeout
+    from pymongo.errors import NetworkTimeout, ServerSelectionTimeoutError
 
     give_up, pause = 0.0, FIRST_PAUSE
     while True:
@@ -61,14 +62,26 @@ def retrying(action: Callable[[], T], *, deadline: float = DEADLINE) -> T:
             return action()
         except Exception as error:
             now = time.monotonic()
-            worked = now - started > deadline and not isinstance(error, NetworkTimeout)
-            if give_up == 0.0 or worked:
-                give_up, pause = now + deadline, FIRST_PAUSE
+            waited = isinstance(error, NetworkTimeout | ServerSelectionTimeoutError)
+            if give_up == 0.0 or (now - started > deadline and not waited):
+                give_up, pause = (started if waited else now) + deadline, FIRST_PAUSE
             if not is_passing(error) or now >= give_up:
                 advised(error)
                 raise
         time.sleep(pause)
         pause = min(LONGEST_PAUSE, pause * 2)
+
+
+def hello(client: Client, *, deadline: float = DEADLINE) -> dict[str, Any]:
+    """Greet a server; 4.4.0 and 4.4.1 know only the older name of it (§2.2)."""
+    from pymongo.errors import OperationFailure
+
+    try:
+        return run(client, "admin", {"hello": 1}, deadline=deadline)
+    except OperationFailure as error:
+        if error.code != COMMAND_NOT_FOUND:
+            raise
+    return run(client, "admin", {"isMaster": 1}, deadline=deadline)
 
 
 def is_passing(error: BaseException, also: Collection[int] = ()) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo.commands import config_collection, retrying, run
+from credscale.mongo.commands import config_collection, hello, retrying, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -175,19 +175,18 @@ def key_text(key: Mapping[str, Any]) -> str:
 
 def server(client: Client) -> Server:
     """Read version, engine, role and cluster identity."""
-    hello = run(client, "admin", {"hello": 1})
-    version = (
-        retrying(lambda: config_collection(client, "version").find_one({})) if hello.get("msg") == "isdbgrid" else None
-    )
-    return parse_server(run(client, "admin", {"buildInfo": 1}), hello, version)
+    greeting = hello(client)
+    is_mongos = greeting.get("msg") == "isdbgrid"
+    version = retrying(lambda: config_collection(client, "version").find_one({})) if is_mongos else None
+    return parse_server(run(client, "admin", {"buildInfo": 1}), greeting, version)
 
 
-def parse_server(build: Mapping[str, Any], hello: Mapping[str, Any], version: Mapping[str, Any] | None) -> Server:
+def parse_server(build: Mapping[str, Any], greeting: Mapping[str, Any], version: Mapping[str, Any] | None) -> Server:
     """Understand buildInfo, hello and config.version."""
     number = str(build["version"])
     simulated = bool(build.get("simulated")) or LAB_MODULE in build.get("modules", [])
     engine = "simulated" if simulated else f"mongodb {number}"
-    return Server(number, engine, hello.get("msg") == "isdbgrid", str((version or {}).get("clusterId", "")))
+    return Server(number, engine, greeting.get("msg") == "isdbgrid", str((version or {}).get("clusterId", "")))
 
 
 def shards(client: Client) -> tuple[Shard, ...]:

@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure
+from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure, ServerSelectionTimeoutError
 
 from credscale.mongo import facts
-from credscale.mongo.commands import CURSOR_LOST, RETRYABLE, is_passing, retrying, run
+from credscale.mongo.commands import CURSOR_LOST, RETRYABLE, hello, is_passing, retrying, run
 from credscale.mongo.deploy import replies
 from credscale.mongo.distribution import active_migrations, chunks_by_shard
 from credscale.mongo.settings import balancer_settings
@@ -38,17 +38,28 @@ def test_the_deadline_ends_it(cluster: FakeCluster) -> None:
         run(client, "admin", {"hello": 1}, deadline=0.01)
 
 
-def test_a_router_that_hangs_is_not_waited_for_without_end() -> None:
+@pytest.mark.parametrize("error", [NetworkTimeout, ServerSelectionTimeoutError])
+def test_a_server_that_is_not_there_is_not_waited_for_without_end(error: type[Exception]) -> None:
+    """Waiting longer for a server than the deadline is no work done, and its time counts."""
     attempts: list[int] = []
 
-    def hang() -> None:
+    def wait() -> None:
         attempts.append(1)
-        time.sleep(0.02)
-        raise NetworkTimeout("timed out")
+        time.sleep(0.03)
+        raise error("no server")
 
-    with pytest.raises(NetworkTimeout):
-        retrying(hang, deadline=0.01)
-    assert len(attempts) == 2
+    with pytest.raises(error):
+        retrying(wait, deadline=0.01)
+    assert len(attempts) == 1
+
+
+def test_the_oldest_servers_are_greeted_by_the_older_name(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client: Any = cluster
+    cluster.failures["hello"] = [OperationFailure("no such command: 'hello'", 59)]
+    monkeypatch.setattr(cluster, "do_isMaster", lambda _request: {"msg": "isdbgrid"}, raising=False)
+    assert hello(client)["msg"] == "isdbgrid"
 
 
 def test_a_connection_lost_after_long_work_is_not_final() -> None:

@@ -188,7 +188,8 @@ def judge_lease(document: Mapping[str, Any] | None, run_id: str, now: datetime) 
     holder = found.get("holder")
     if holder and holder.get("run") != run_id and found.get("expires") is not None and found["expires"] > now:
         seen = f"{holder.get('operator')} on {holder.get('host')} works on this cluster (run {holder.get('run')})"
-        yield Seen("stop", f"{seen}, lease until {found['expires']:%H:%M:%S} UTC", "wait until that run has ended")
+        # Whether that run is alive is decided where the lease is taken; a dead one's is taken over there.
+        yield Seen("warn", f"{seen}, lease until {found['expires']:%H:%M:%S} UTC", "wait until that run has ended")
     else:
         yield Seen("ok", "nobody else works on this cluster with credscale")
     if kept := found.get("kept"):

@@ -157,7 +157,7 @@ HOLDER = {"run": "20261123T110000Z-abc", "operator": "ada", "host": "ops1"}
     [
         (None, "mine", ["ok"]),
         ({"holder": None}, "mine", ["ok"]),
-        ({"holder": HOLDER, "expires": NOW + timedelta(seconds=9)}, "mine", ["stop"]),
+        ({"holder": HOLDER, "expires": NOW + timedelta(seconds=9)}, "mine", ["warn"]),
         ({"holder": HOLDER, "expires": NOW + timedelta(seconds=9)}, HOLDER["run"], ["ok"]),
         ({"holder": HOLDER, "expires": NOW - timedelta(seconds=9)}, "mine", ["ok"]),
         ({"holder": None, "kept": {"balancer": {}}}, "mine", ["ok", "note"]),
@@ -174,7 +174,7 @@ def test_rights_and_approval_of_the_recorded_cluster() -> None:
     expires = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=10_000)
     nodes.router.documents["credscale.lease"] = [{"_id": "run", "holder": HOLDER, "expires": expires}]
     rows = said(rights.approval, look_at(nodes))
-    assert rows[1][0] == "stop"
+    assert rows[1][0] == "warn"
     assert rows[1][1].startswith("ada on ops1 works on this cluster")
 
 
