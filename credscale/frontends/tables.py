@@ -68,7 +68,8 @@ def _table(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
     for column in columns:
         numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        title = column if ":" in column else column.replace("_", " ")  # a shard key stays as it is
+        table.add_column(title, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     return table
