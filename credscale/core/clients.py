@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from credscale.core.errors import ConnectFailed, EnvironmentInvalid, MissingExtra, UnknownTarget
+from credscale.core.errors import ConnectFailed, EnvironmentInvalid, UnknownTarget
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -202,17 +202,14 @@ class Clients:
 
         Raises:
             EnvironmentInvalid: the environment has no section redis.
-            MissingExtra: the driver is not installed.
         """
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
         section = self._environment.redis
         if section is None:
             raise EnvironmentInvalid(f"the environment {self._environment.name!r} has no section redis")
-        try:
-            from redis import Redis
-            from redis.backoff import NoBackoff
-            from redis.retry import Retry
-        except ImportError:
-            raise MissingExtra("redis", "redis", "Redis Cluster") from None
         key = (address, timeout)
         if key not in self._redis:
             host, _, port = address.rpartition(":")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from credscale.core.step import Step
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("runbooks", "credscale/mongo", "credscale/core", "credscale/frontends")
+SOURCES = ("runbooks", "credscale/mongo", "credscale/redis_cluster", "credscale/core", "credscale/frontends")
 CACHE = Path(".credscale/catalogue.json")
 
 
@@ -76,9 +76,10 @@ def runbooks() -> list[Runbook]:
 
 def steps() -> Iterator[Step[Any]]:
     """Yield the steps of every technology."""
-    from credscale.mongo.steps import STEPS
+    from credscale.mongo.steps import STEPS as MONGO
+    from credscale.redis_cluster.steps import STEPS as REDIS
 
-    yield from STEPS
+    yield from (*MONGO, *REDIS)
 
 
 def runbook_behind(entry: Entry) -> Runbook:
@@ -122,12 +123,24 @@ def _runbook_entry(runbook: Runbook) -> Entry:
     return Entry(runbook.name, "", target, _document(runbook.function), flags, runbook.reads_only)
 
 
+def collection_of(step: Step[Any]) -> str:
+    """Return the name of a step's task collection: its technology."""
+    return _technology(step).removesuffix("_cluster")
+
+
+def _technology(step: Step[Any]) -> str:
+    return str(step.function.__module__.split(".")[1])
+
+
 def _step_entry(step: Step[Any]) -> Entry:
-    technology = step.function.__module__.split(".")[1]
     parameters = dict(list(_with_defaults(step.__signature__).parameters.items())[1:])
-    target = f"credscale.{technology}.steps:{step.name}"
+    target = f"credscale.{_technology(step)}.steps:{step.name}"
     return Entry(
-        step.name.replace("_", "-"), technology, target, _document(step.function), _flags(parameters, step.function)
+        step.name.replace("_", "-"),
+        collection_of(step),
+        target,
+        _document(step.function),
+        _flags(parameters, step.function),
     )
 
 

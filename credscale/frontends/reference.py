@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from credscale.frontends.catalogue import parameter_texts
+from credscale.frontends.catalogue import collection_of, parameter_texts
 
 if TYPE_CHECKING:
     from credscale.core.runbook import Runbook
@@ -32,7 +32,7 @@ def build(runbooks: list[Runbook], steps: list[Step[Any]]) -> str:
         ]
     parts.append("## Steps and probes")
     for step in steps:
-        task = f"mongo.{step.name.replace('_', '-')}"
+        task = f"{collection_of(step)}.{step.name.replace('_', '-')}"
         kind = "changes through `ctx.apply` only" if step.kind == "action" else "reads only"
         parts += [f"### `{step.name}`", f"`invoke {task} --env ENV` · {step.kind}, {kind}", _prose(step.function)]
         parts.append(_parameters(dict(list(step.__signature__.parameters.items())[1:]), step.function))

@@ -280,7 +280,7 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
     last: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
     started = next((event for event in events if event["event"] == "run_started"), {})
     changes = _changes_in(folder)
-    for table in _tables(request, flags, events):
+    for table in _tables(request, flags, events, console.width):
         console.print(table)
     if status == "ok":
         done = (
@@ -306,16 +306,16 @@ def _tell(console: Console, request: Request, flags: Flags, events: list[dict[st
         console.print(f"Next:     {_again(request.runbook, flags)}", soft_wrap=True, markup=False)
 
 
-def _tables(request: Request, flags: Flags, events: list[dict[str, Any]]) -> Iterator[Any]:
+def _tables(request: Request, flags: Flags, events: list[dict[str, Any]], width: int) -> Iterator[Any]:
     """Yield the tables people look for: those of single steps and of what only reads, and of a step that failed."""
     single = request.runbook.reads_only or not request.runbook.has_notebook
     for event in events:
         if event["event"] != "step_finished":
             continue
         if single and not flags.dry_run:
-            yield from tables_of(event["output"])
+            yield from tables_of(event["output"], width)
         elif event["status"] == "failed":
-            yield from tables_of(without_good_rows(event["output"]))
+            yield from tables_of(without_good_rows(event["output"]), width)
 
 
 def _again(runbook: Runbook, flags: Flags) -> str:

@@ -11,9 +11,10 @@ from rich.text import Text
 from credscale.frontends.progress import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 MOST_ROWS = 100
+LINE = 28  # characters that a cell may ask for before it is broken into lines
 REPORT_ONLY = {"reason", "command"}  # too long for a terminal
 STYLES = {
     "stop": "bold red", "failed": "bold red", "warn": "yellow", "unknown": "magenta", "skipped": "magenta",
@@ -22,11 +23,12 @@ STYLES = {
 BYTES = ("bytes", "size", "free", "needed", "used")
 
 
-def tables_of(output: Mapping[str, Any]) -> Iterator[Table | Text]:
+def tables_of(output: Mapping[str, Any], width: int = 160) -> Iterator[Table | Text]:
     """Yield a table for every list of flat rows in an output, ``rows`` first.
 
     Args:
         output: a Result's output.
+        width: of the terminal, in characters.
     """
     lists = {name: value for name, value in output.items() if _is_table(value)}
     first = {"rows": lists.pop("rows")} if "rows" in lists else {}
@@ -35,7 +37,8 @@ def tables_of(output: Mapping[str, Any]) -> Iterator[Table | Text]:
         if rows in shown:  # a list that stands there under two names
             continue
         shown.append(rows)
-        yield _table(name, rows[:MOST_ROWS])
+        for columns in _parts(rows, width):
+            yield _table(name, rows[:MOST_ROWS], columns)
         if len(rows) > MOST_ROWS:
             yield Text(f"… and {len(rows) - MOST_ROWS} more in the report", "dim")
 
@@ -61,18 +64,34 @@ def _flat(row: Mapping[str, Any]) -> bool:
     return not any(isinstance(value, list | dict) for value in row.values())
 
 
-def _table(name: str, rows: Iterable[Mapping[str, Any]]) -> Table:
-    rows = list(rows)
-    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in REPORT_ONLY]
+def _table(name: str, rows: list[Mapping[str, Any]], columns: list[str]) -> Table:
     title = None if name == "rows" else f"\n{name.replace('_', ' ')}"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
     for column in columns:
         numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
-        title = column if ":" in column else column.replace("_", " ")  # a shard key stays as it is
-        table.add_column(title, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(_head(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     return table
+
+
+def _head(column: str) -> str:
+    return column if ":" in column else column.replace("_", " ")  # a shard key stays as it is
+
+
+def _parts(rows: list[Mapping[str, Any]], width: int) -> Iterator[list[str]]:
+    """Yield the columns, in parts where one line could not hold them; each part begins with the first column."""
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in REPORT_ONLY]
+    part, used = columns[:1], 0
+    for column in columns[1:]:
+        longest = max(len(_cell(column, row.get(column)).plain) for row in rows)
+        needed = 2 + max(min(longest, LINE), max(map(len, _head(column).split())))
+        first = max(len(str(row.get(columns[0]))) for row in rows)
+        if len(part) > 1 and used + needed > width - min(first, LINE) - 2:
+            yield part
+            part, used = columns[:1], 0
+        part, used = [*part, column], used + needed
+    yield part
 
 
 def _cell(column: str, value: Any) -> Text:

@@ -53,7 +53,7 @@ def watch(runbook: Runbook, environment: Environment, params: dict[str, object],
                         reads_only=True,
                     )  # fmt: skip
                     problem = _look(runbook, ctx, params)
-                picture = _picture(runbook, environment.name, ctx, seconds, problem)
+                picture = _picture(runbook, ctx, seconds, problem, console.width)
                 live.update(picture, refresh=True) if full else console.print(picture)
                 time.sleep(seconds)
     except KeyboardInterrupt:
@@ -73,14 +73,14 @@ def _look(runbook: Runbook, ctx: Context, params: dict[str, object]) -> str:
     return ""
 
 
-def _picture(runbook: Runbook, name: str, ctx: Context, seconds: float, problem: str) -> Group:
+def _picture(runbook: Runbook, ctx: Context, seconds: float, problem: str, width: int) -> Group:
     now = datetime.now().astimezone().strftime("%H:%M:%S")
     parts: list[RenderableType] = [
-        Text.assemble((f"{runbook.name} {name}", "bold"), f"  {now}, every {seconds:g} s, Ctrl-C ends")
+        Text.assemble((f"{runbook.name} {ctx.environment.name}", "bold"), f"  {now}, every {seconds:g} s, Ctrl-C ends")
     ]
     if problem and not ctx.results:
         parts.append(Text(problem, "bold red"))
     for result in ctx.results:
         parts.append(Text(result.summary, "bold red" if result.error is not None else "green"))
-        parts += tables_of(result.output)
+        parts += tables_of(result.output, width)
     return Group(*parts)
