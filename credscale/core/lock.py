@@ -93,6 +93,9 @@ class Lease(Protocol):
     def recall(self, key: str) -> Any | None:
         """Return what is kept under a key."""
 
+    def recall_all(self) -> dict[str, Any]:
+        """Return all that is kept, by key."""
+
     def forget(self, key: str) -> None:
         """Drop what is kept under a key."""
 
@@ -113,6 +116,10 @@ class MemoryLease:
     def recall(self, key: str) -> Any | None:
         """Return a kept value."""
         return self._kept.get(key)
+
+    def recall_all(self) -> dict[str, Any]:
+        """Return all kept values."""
+        return dict(self._kept)
 
     def forget(self, key: str) -> None:
         """Drop a kept value."""
@@ -272,7 +279,11 @@ class MongoLease:
 
     def recall(self, key: str) -> Any | None:
         """Return a kept value."""
-        return ((self._leases.find_one({"_id": DOCUMENT}) or {}).get("kept") or {}).get(key)
+        return self.recall_all().get(key)
+
+    def recall_all(self) -> dict[str, Any]:
+        """Return all kept values."""
+        return dict((self._leases.find_one({"_id": DOCUMENT}) or {}).get("kept") or {})
 
     def forget(self, key: str) -> None:
         """Drop a kept value."""

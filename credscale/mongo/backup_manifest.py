@@ -50,7 +50,8 @@ class Manifest:
         files: size and SHA-256 by path within the folder.
         tool: the program that read, and its version.
         point: of which moment the documents are, as ``statement`` and ``at``; what the cluster did at ``start`` and
-            ``end``.
+            ``end``; under ``looked_at`` the newest look that found the live documents equal, which the operation times
+            are then of.
         external: what is known of the backup that somebody else took; None for a dump in this folder.
         verified: when every file was last read again and found whole.
         restore_checked: when, how many documents and into which namespace it was last restored and compared; for an

@@ -27,7 +27,7 @@ class Surroundings:
         shards: their names; empty where there is no router.
         balancer: its mode, with what it does; empty where there is no router.
         chunk_version: the highest of the collection's chunks; every move raises it. Empty while it is not sharded.
-        moving: the collection's migration under way, in words (up to 5.x).
+        moving: the collection's migrations under way, in words.
     """
 
     time: str
@@ -111,6 +111,23 @@ def describe(
             "beginning, and range deletion waits for it"
         )
     return sentence
+
+
+def looked_at(since: Timestamp, until: Timestamp) -> dict[str, Any]:
+    """Return what the manifest keeps of a later look that found the live documents equal to the backup's.
+
+    Args:
+        since: the cluster time before the look.
+        until: the cluster time after it.
+    """
+    between = f"between cluster times {_text(since)} and {_text(until)}"
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "statement": f"found equal to the live documents, read {between}; the oplogs explain what writers did from "
+        "there on",
+        "start": [since.time, since.inc],
+        "end": [until.time, until.inc],
+    }
 
 
 def _text(stamp: Timestamp) -> str:

@@ -117,6 +117,7 @@ def read_remote(
     machine.make_folder(parent, mode=0o700)
     _require_room(machine, parent, size)
     machine.make_folder(folder, mode=0o700)
+    began = now()
     try:
         found, output = _dump_there(machine, tool, access, namespace, folder)
         survey = write_hashes(job, session)
@@ -126,7 +127,9 @@ def read_remote(
         with suppress(CredscaleError):  # a machine out of reach: the next run finds the folder and removes it
             remove_there(machine, folder)
         raise
-    external = _known(place, folder, found, _documents(output), survey.digest.documents) | {"time": now()}
+    external = _known(place, folder, found, _documents(output), survey.digest.documents)
+    # What was written after mongodump's first read may be in the hashes only, so the dump counts as of its beginning.
+    external |= {"time": began}
     remark = "mongodump on the other machine and the pass for the hashes here read one after the other"
     return Reading(KIND, f"{tool.text} on {machine.name}", survey, remark=remark, external=external)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo import WriteConcern
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 from credscale.mongo import dump_files as files
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pymongo.errors import BulkWriteError
 
 BATCH_DOCUMENTS = 1000
+MAJORITY_MILLISECONDS = 60_000
 BATCH_BYTES = 16 * files.MEGABYTE
 SIMPLE = {"locale": "simple"}
 NAMESPACE_EXISTS, DUPLICATE_KEY = 48, 11000
@@ -57,7 +59,9 @@ def restore(
     if sample is not None:
         documents = draw(documents, manifest.documents, sample, random.SystemRandom())
     codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
-    raw_scratch = scratch.with_options(codec_options=codec)
+    # The comparison reads at majority, and before 5.0 the implicit write concern is w: 1: it could miss the last batch.
+    concern = WriteConcern("majority", wtimeout=MAJORITY_MILLISECONDS)
+    raw_scratch = scratch.with_options(codec_options=codec, write_concern=concern)
     digester = Digester()
     for batch in _batches(documents):
         _insert(raw_scratch, batch)

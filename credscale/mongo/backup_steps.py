@@ -13,6 +13,7 @@ from credscale.mongo.backup_reading import refuse_unsupported
 from credscale.mongo.backup_source import Source, folder_there, source_id, source_of
 from credscale.mongo.backup_target import Target, bytes_progress, target_of, timed_digest
 from credscale.mongo.backup_trial import restore_check
+from credscale.mongo.comparison import backup_gap
 from credscale.mongo.leftovers import leftovers, new_folder, remove
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _same(ctx: Context, target: Target, source: Source) -> Manifest | None:
     except VerificationFailed as problem:
         ctx.note(f"the backup {found.folder} is damaged, so a new one is taken: {problem}")
         return None
-    return _mark(found.folder, times) if times else verified
+    return _mark(found, times) if times else verified
 
 
 def _same_data(ctx: Context, target: Target, manifest: Manifest) -> dict[str, Timestamp] | None:
@@ -146,10 +147,13 @@ def _same_data(ctx: Context, target: Target, manifest: Manifest) -> dict[str, Ti
     return {} if since is None or until is None else {"operation_time_start": since, "operation_time_end": until}
 
 
-def _mark(folder: Path, times: dict[str, Timestamp]) -> Manifest:
-    from credscale.mongo.backup import mark
+def _mark(found: Manifest, times: dict[str, Timestamp]) -> Manifest:
+    """Move the manifest's logical times up to a look, and say so beside the statement about the documents' moment."""
+    from credscale.mongo.backup_manifest import mark
+    from credscale.mongo.backup_point import looked_at
 
-    return mark(folder, **times)
+    look = looked_at(times["operation_time_start"], times["operation_time_end"])
+    return mark(found.folder, **times, point={**found.point, "looked_at": look})
 
 
 def _dump(ctx: Context, target: Target, folder: Path, source: Source, server: facts.Server) -> Manifest:
@@ -186,7 +190,7 @@ def _read_again(ctx: Context, manifest: Manifest) -> Manifest:
 def _taken(manifest: Manifest) -> str:
     """Return the sentence about a backup that was just taken."""
     if manifest.external is not None:
-        open_ends = "; ".join(manifest.external["not_checked"])
+        open_ends = "; ".join([*manifest.external["not_checked"], *backup_gap(manifest)])
         return (
             f"{source_id(manifest)} of {manifest.external['time']} is recorded, with the hashes of "
             f"{manifest.documents} documents in {manifest.folder}; not checked: {open_ends}"
@@ -200,7 +204,7 @@ def _taken(manifest: Manifest) -> str:
 def _output(target: Target, manifest: Manifest, baseline: str) -> dict[str, Any]:
     from credscale.mongo.backup_manifest import retained
 
-    open_ends = [] if manifest.external is None else list(manifest.external["not_checked"])
+    open_ends = [] if manifest.external is None else [*manifest.external["not_checked"], *backup_gap(manifest)]
     return {
         "folder": str(manifest.folder),
         "documents": manifest.documents,

@@ -70,7 +70,7 @@ def restore_check(
 
 def _declared_tested(ctx: Context, manifest: Manifest, reference: str) -> Finding:
     """Record that an external backup's restore was tested by somebody, or say that nobody did."""
-    from credscale.mongo.backup import mark
+    from credscale.mongo.backup_manifest import mark
 
     name, done = source_id(manifest), manifest.restore_checked
     if not reference and done is None:
@@ -97,7 +97,7 @@ def _try_out(ctx: Context, client: Client, manifest: Manifest, scratch: str, par
 
     A scratch collection that differs is left for looking at.
     """
-    from credscale.mongo.backup import mark
+    from credscale.mongo.backup_manifest import mark
     from credscale.mongo.backup_restore import restore_indexes
 
     name, coll = facts.split_namespace(scratch)

@@ -1,8 +1,8 @@
 """What a migration has to put back, and what forbids putting it back: kept in the target, so that it outlives a run.
 
 Three things are kept. What the balancer was before a migration first changed it; what the migration left it at, so that
-a later change by somebody else is told from ours; and that a shardCollection may be half done, during which the
-balancer must stay off. A dry run keeps in its own memory what it would keep in the target.
+a later change by somebody else is told from ours; and, for each collection, that its shardCollection may be half done,
+during which the balancer must stay off. A dry run keeps in its own memory what it would keep in the target.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.errors import Refused
 from credscale.mongo import facts
 from credscale.mongo.commands import retrying
 from credscale.mongo.distribution import range_problem
@@ -84,34 +85,49 @@ def forget(ctx: Context) -> None:
 
 def keep_off(ctx: Context, namespace: str, reason: str) -> None:
     """Forbid that the balancer is started at the end of this run or a later one, until the collection is read back."""
-    _remember(ctx, KEEP_OFF, {"namespace": namespace, "reason": reason})
+    _remember(ctx, _keep_off_key(namespace), {"namespace": namespace, "reason": reason})
+
+
+def kept_off(ctx: Context) -> list[str]:
+    """Return the collections whose shardCollection was sent and never read back."""
+    return [str(entry["namespace"]) for entry in _keep_off_entries(ctx).values()]
 
 
 def is_kept_off(ctx: Context, namespace: str) -> bool:
     """Tell whether a shardCollection of this collection was sent and never read back."""
-    return bool((_recall(ctx, KEEP_OFF) or {}).get("namespace") == namespace)
+    return namespace in kept_off(ctx)
 
 
 def allow(ctx: Context, namespace: str) -> None:
     """Allow the balancer again, once the collection was read back as it should be."""
-    if is_kept_off(ctx, namespace):
-        _forget(ctx, KEEP_OFF)
+    for key, entry in _keep_off_entries(ctx).items():
+        if entry["namespace"] == namespace:
+            _forget(ctx, key)
 
 
 def reason_to_keep_off(ctx: Context) -> str:
-    """Return why the balancer must stay off; empty, and the reason forgotten, once it holds no longer.
+    """Return why the balancer must stay off; empty once no reason holds. Each that holds no longer is forgotten.
 
     A collection that is sharded whole needs it no more, nor does one that is not sharded while nobody is at it.
     """
-    found = _recall(ctx, KEEP_OFF)
-    if found is None:
-        return ""
-    reason = _still(ctx, ctx.clients.mongo(), str(found["namespace"]))
-    if reason:
-        return f"{found['reason']}, and {reason}"
-    if not ctx.dry_run:
-        _forget(ctx, KEEP_OFF)
-    return ""
+    reasons = []
+    for key, entry in _keep_off_entries(ctx).items():
+        reason = _still(ctx, ctx.clients.mongo(), str(entry["namespace"]))
+        if reason:
+            reasons.append(f"{entry['reason']}, and {reason}")
+        elif not ctx.dry_run:
+            _forget(ctx, key)
+    return "; ".join(reasons)
+
+
+def _keep_off_key(namespace: str) -> str:
+    """Return a key of its own for each collection; a field's name in a document may not have a namespace's dots."""
+    return f"{KEEP_OFF}:{namespace.encode().hex()}"
+
+
+def _keep_off_entries(ctx: Context) -> dict[str, dict[str, Any]]:
+    kept = retrying(ctx.lease.recall_all)
+    return {key: entry for key, entry in kept.items() if key.startswith(KEEP_OFF)}
 
 
 def _still(ctx: Context, client: Client, namespace: str) -> str:
@@ -129,8 +145,18 @@ def _still(ctx: Context, client: Client, namespace: str) -> str:
 
 
 def _remember(ctx: Context, key: str, value: Any) -> None:
-    """Keep a value; the document lies on a shard, which may be electing its primary at this moment."""
+    """Keep a value, and read it back; the document lies on a shard, which may be electing its primary at this moment.
+
+    Raises:
+        Refused: it is not kept: without it nobody could put the balancer back, so nothing may be changed.
+    """
     retrying(lambda: ctx.lease.remember(key, value))
+    if _recall(ctx, key) is None:
+        raise Refused(
+            "what a later run needs to put the balancer back can't be kept in the target: the lease document of "
+            "credscale.lease is gone. Stopped before the next change. Find out who has removed it, then run the same "
+            "command again"
+        )
 
 
 def _recall(ctx: Context, key: str) -> Any | None:

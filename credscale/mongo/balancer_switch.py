@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import WaitTimeout
 from credscale.mongo.commands import MAX_TIME_EXPIRED, config_collection, retrying, run
 from credscale.mongo.distribution import active_migrations
+from credscale.mongo.failures import explain_failure
 from credscale.mongo.settings import balancer_settings
 
 if TYPE_CHECKING:
@@ -61,8 +62,18 @@ def is_off(client: Client) -> tuple[bool, str]:
     settings = balancer_settings(client)
     if not settings.in_round:
         return settings.is_off, f"mode {settings.mode}"
-    moves = ", ".join(f"{namespace} {move}" for namespace, move in active_migrations(client).items())
-    return False, f"mode {settings.mode}, in a round" + (f" that moves {moves}" if moves else "")
+    return False, f"mode {settings.mode}, in a round{_moves(client)}"
+
+
+def _moves(client: Client) -> str:
+    """Return what a round moves, in words; they are a courtesy, so where it can't be read the waiting goes on."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        moves = ", ".join(f"{namespace} {move}" for namespace, move in active_migrations(client).items())
+    except PyMongoError as error:
+        return f"; what it moves can't be read ({explain_failure(error).code_name})"
+    return f" that moves {moves}" if moves else ""
 
 
 def is_on(client: Client) -> tuple[bool, str]:

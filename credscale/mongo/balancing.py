@@ -183,7 +183,7 @@ def start_balancer(ctx: Context, *, namespace: str = "") -> Finding:
     if sharded is not None:
         found = distribution(client, facts.server(client), sharded, settings.chunk_size_mb)
         if not found.remaining:
-            return Finding(f"the balancer was left {settings.mode}: the data lie evenly ({found.text})")
+            return Finding(f"the balancer was left {settings.mode}: {found.content} ({found.text})")
         _refuse_blocked(settings, sharded)
         if _as_left(ctx, settings).mode == "full":
             return Finding("the balancer is on already and its settings are valid", {"mode": "full"})

@@ -37,12 +37,10 @@ class Tracked:
     Args:
         sharded: its facts.
         identity: what changes when its chunks start anew: drop, refine, reshard.
-        range_bytes: its own chunk size, which it may have since 5.3; 0 where the cluster's holds.
     """
 
     sharded: ShardedCollection
     identity: tuple[str, ...]
-    range_bytes: int = 0
 
 
 def tracked(client: Client, namespace: str) -> Tracked | None:
@@ -56,7 +54,7 @@ def parse_tracked(document: Mapping[str, Any] | None) -> Tracked | None:
     if sharded is None or document is None:
         return None
     identity = tuple(str(document.get(name, "")) for name in ("uuid", "lastmodEpoch", "timestamp"))
-    return Tracked(sharded, identity, int(document.get("maxChunkSizeBytes", 0)))
+    return Tracked(sharded, identity)
 
 
 class ChunkWatch:

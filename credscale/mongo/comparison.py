@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import LONG_SECONDS
 from credscale.mongo import facts
+from credscale.mongo.backup_target import logical_time
+from credscale.mongo.digest import BUCKETS
 from credscale.mongo.members import first_answering
 from credscale.mongo.snapshot import View
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from bson import Timestamp
     from pymongo.client_session import ClientSession
@@ -24,14 +26,26 @@ if TYPE_CHECKING:
     from credscale.mongo.backup_manifest import Manifest
     from credscale.mongo.commands import Client
     from credscale.mongo.digest import Difference, Digest, DocumentId
-    from credscale.mongo.oplog import Explained, Operation
+    from credscale.mongo.explanation import Explained
+    from credscale.mongo.facts import Shard
+    from credscale.mongo.oplog import Operation
 
 PASSES = 3
 PAUSE_SECONDS = 1.0
 GROUP_DOCUMENTS = 2_000_000  # about 400 MB of hashes on each side
 LOOKUP = 100
 SHOWN_IDS = 1000
-KINDS = ("lost", "lost_inserts", "unexpected_added", "unexpected_changed", "duplicated", "lost_deletes")
+KINDS = (
+    "lost",
+    "lost_inserts",
+    "lost_updates",
+    "unexpected_added",
+    "unexpected_changed",
+    "duplicated",
+    "lost_deletes",
+)
+NO_RIGHTS = frozenset({13, 18})  # Unauthorized, AuthenticationFailed
+NO_VIEW = View()
 
 
 class Proof(Enum):
@@ -67,7 +81,9 @@ class Comparison:
     not_checked: tuple[str, ...] = ()
 
 
-def compare_with(ctx: Context, manifest: Manifest, live: Digest, view: View = View()) -> Comparison:  # noqa: B008 - frozen
+def compare_with(
+    ctx: Context, manifest: Manifest, live: Digest, view: View = NO_VIEW, unreadable: str | None = None
+) -> Comparison:
     """Compare a live collection's digest with a backup's and explain the differences.
 
     Args:
@@ -75,64 +91,140 @@ def compare_with(ctx: Context, manifest: Manifest, live: Digest, view: View = Vi
         manifest: the backup.
         live: the digest of the collection as it was just read.
         view: how it was read; of a snapshot, the differing buckets and the oplogs are read as of the same moment.
+        unreadable: what ``no_oplog`` said before the collection was read; None asks it now.
     """
+    from credscale.mongo.oplog import OplogUnusable
+
     buckets = manifest.digest.differing(live)
-    reason = no_oplog(ctx, manifest)
+    reason = no_oplog(ctx, manifest) if unreadable is None else unreadable
     if not reason:
-        return _explained(ctx, manifest, buckets, view)
+        try:
+            return _explained(ctx, manifest, buckets, view)
+        except OplogUnusable as error:
+            reason = str(error)
+    gap = backup_gap(manifest)
     if not buckets:
-        sentence = f"documents that were written since the backup and are gone now: {reason}"
-        return Comparison(Proof.WHOLE, 0, 0, findings=_named({}), not_checked=(sentence,))
+        sentence = f"documents that were written since the backup and are gone or as before now: {reason}"
+        return Comparison(Proof.WHOLE, 0, 0, findings=_named({}), not_checked=(sentence, *gap))
     difference = _difference(ctx, manifest, buckets, view)
     found = {"lost": difference.missing, "unexpected_added": difference.added}
     found |= {"unexpected_changed": difference.changed, "duplicated": difference.duplicated}
-    return Comparison(Proof.NONE, len(buckets), 1, findings=_named(found), counts=_counted(found), reason=reason)
+    return Comparison(
+        Proof.NONE, len(buckets), 1, findings=_named(found), counts=_counted(found), reason=reason, not_checked=gap
+    )
 
 
 def no_oplog(ctx: Context, manifest: Manifest) -> str:
-    """Return why the oplogs can't tell what writers did since the backup; empty when they can."""
-    from pymongo.errors import PyMongoError
+    """Return why the oplogs can't tell what writers did since the backup, and what helps; empty when they can."""
+    from pymongo.errors import OperationFailure, PyMongoError
 
+    from credscale.mongo.commands import retrying
     from credscale.mongo.oplog import covers
 
     since = manifest.operation_time_start
     if since is None:
         return "the backup holds no logical time from which the oplogs could be read"
-    for shard in facts.shards(ctx.clients.mongo()):
+    shards = facts.shards(ctx.clients.mongo())
+    removed = set((manifest.point.get("start") or {}).get("shards", ())) - {shard.id for shard in shards}
+    if removed:
+        return f"what was written on {', '.join(sorted(removed))} is not known: removed since the backup"
+    for shard in shards:
         try:
-            if not covers(first_answering(ctx, shard), since):
+            if not retrying(lambda shard=shard: covers(first_answering(ctx, shard), since)):  # type: ignore[misc]
                 return f"the oplog of {shard.id} no longer reaches back to the backup of {manifest.started}"
+        except OperationFailure as error:
+            return f"the oplog of {shard.id} can't be read (code {error.code}{_rights(shard.id, error.code)})"
         except PyMongoError as error:
-            return f"the oplog of {shard.id} can't be read ({type(error).__name__})"
+            return f"the oplog of {shard.id} can't be read ({type(error).__name__}): check its members"
     return ""
+
+
+def _rights(shard: str, code: int | None) -> str:
+    """Return what helps against a refusal: the users of a shard are its own (§2.5)."""
+    if code not in NO_RIGHTS:
+        return ""
+    what = "does not know the user or its password" if code == 18 else "does not let the user read it"
+    return (
+        f": {shard} {what}; create on each shard the user of mongo.uri with the same name and password, clusterMonitor "
+        "and read on local, from 8.0 also directShardOperations"
+    )
+
+
+def backup_gap(manifest: Manifest) -> tuple[str, ...]:
+    """Say which documents are in no backup, where the baseline of hashes is younger than the documents' backup."""
+    if not manifest.external:
+        return ()
+    taken = manifest.external.get("time")
+    return (f"documents written between {taken} and {manifest.finished} are in no backup, their hashes alone are kept",)
 
 
 def _explained(ctx: Context, manifest: Manifest, buckets: list[int], view: View) -> Comparison:
     """Explain the differences; only what every look finds is believed."""
-    from credscale.mongo.oplog import explain
-
-    client, complete = ctx.clients.mongo(), _complete(manifest)
-
-    def look() -> Explained:
-        difference = _difference(ctx, manifest, buckets, view)
-        operations = _operations(ctx, manifest, view)
-        return explain(difference, operations, lambda ids: present(client, manifest, ids, view.session), complete)
-
-    explained, findings, number = settled(look)
+    explained, findings, number = settled(
+        # What is of one moment looks the same each time.
+        lambda: _look(ctx, manifest, buckets, view),
+        PASSES if view.at is None else 1,
+    )
     concurrent = explained.concurrent
     written = {item.name: len(getattr(concurrent, item.name)) for item in dataclasses.fields(concurrent)}
     sentences = []
-    if written["updated"]:
+    if explained.partly:
         sentences.append(
-            f"the content of {written['updated']} documents that users wrote meanwhile: the oplogs tell that, not what"
+            f"the content of {explained.partly} documents that users wrote meanwhile, but for the fields that they set "
+            "last: the oplogs do not tell the rest"
+        )
+    if explained.equal_again:
+        sentences.append(
+            f"{explained.equal_again} documents were written since the backup and are equal to it all the same; "
+            f"for {explained.equal_unknown} of them the oplogs do not tell whether that is what was written"
         )
     proof = Proof.LOSS if findings else Proof.WHOLE
-    return Comparison(
-        proof, len(buckets), number, written, _named(findings), _counted(findings), not_checked=tuple(sentences)
+    remarks = (*sentences, *backup_gap(manifest))
+    return Comparison(proof, len(buckets), number, written, _named(findings), _counted(findings), not_checked=remarks)
+
+
+def _look(ctx: Context, manifest: Manifest, buckets: list[int], view: View) -> Explained:
+    """Read the differences and the oplogs, and explain the ones by the others."""
+    from credscale.mongo.explanation import Times, explain
+
+    client = ctx.clients.mongo()
+    difference = _difference(ctx, manifest, buckets, view)
+    reached = view.at or logical_time(client, manifest.namespace)
+    again = partial(written_again, ctx, manifest, at=view.at)
+    return explain(
+        difference,
+        _operations(ctx, manifest, view, reached),
+        lambda ids: documents_now(client, manifest, ids, view.session),
+        Times(_complete(manifest), view.at or view.began, reached),
+        again,
     )
 
 
-def settled(look: Callable[[], Explained]) -> tuple[Explained, dict[str, tuple[DocumentId, ...]], int]:
+def written_again(
+    ctx: Context, manifest: Manifest, found: Mapping[DocumentId, Sequence[bytes]], at: Timestamp | None = None
+) -> Iterator[Operation]:
+    """Read again what users wrote to some documents since the backup, without what met orphans of them.
+
+    Args:
+        ctx: the run.
+        manifest: the backup.
+        found: the documents as they were just seen, by `_id`.
+        at: up to when they are read; None is now.
+    """
+    from credscale.mongo.ownership import owners, without_orphans
+
+    client, since = ctx.clients.mongo(), manifest.operation_time_start
+    if since is None:
+        return iter(())
+    until = at or logical_time(client, manifest.namespace)
+    written = written_since(ctx, manifest.namespace, since, found.keys(), until)
+    written = (item for item in written if at is None or item.ts <= at)
+    return without_orphans(written, owners(client, manifest.namespace, found))
+
+
+def settled(
+    look: Callable[[], Explained], passes: int = PASSES
+) -> tuple[Explained, dict[str, tuple[DocumentId, ...]], int]:
     """Look again until two looks suspect the same documents, or none is left.
 
     Writers go on between reading the oplogs and looking, so each look suspects a few documents wrongly, but not the
@@ -140,6 +232,7 @@ def settled(look: Callable[[], Explained]) -> tuple[Explained, dict[str, tuple[D
 
     Args:
         look: reads the differences and the oplogs anew and explains one by the other.
+        passes: how many looks at most.
 
     Returns:
         the last look, the documents by kind that every look found unexplained (empty when there are none), and the
@@ -151,7 +244,7 @@ def settled(look: Callable[[], Explained]) -> tuple[Explained, dict[str, tuple[D
         found = look()
         seen = {item for kind in KINDS for item in getattr(found, kind)}
         remaining = seen if suspects is None else suspects & seen
-        if not remaining or remaining == suspects or number == PASSES:
+        if not remaining or remaining == suspects or number >= passes:
             break
         suspects = remaining
         time.sleep(PAUSE_SECONDS)
@@ -168,9 +261,31 @@ def _complete(manifest: Manifest) -> Timestamp | None:
 
 
 def _difference(ctx: Context, manifest: Manifest, buckets: list[int], view: View) -> Difference:
-    """List what differs in these buckets, in groups of buckets that fit into memory."""
+    """List what differs in these buckets."""
+    from credscale.mongo.digest import Difference, bucket_of
+    from credscale.mongo.joining import OutOfOrderError, baseline, difference, hashed
+    from credscale.mongo.scan import scan_raw
+
+    if not buckets:
+        return Difference()
+    name, coll = facts.split_namespace(manifest.namespace)
+    wanted = frozenset(buckets)
+    before = (each for each in baseline(manifest.folder, manifest.namespace) if bucket_of(each[0]) in wanted)
+    live = hashed(scan_raw(ctx.clients.mongo()[name][coll], session=view.session), wanted)
+    expected = manifest.documents * len(buckets) // BUCKETS
+    try:
+        return difference(
+            before, live, lambda number: ctx.progress(number, max(number, expected), "documents compared")
+        )
+    except OutOfOrderError:
+        ctx.note("the documents are not in the order of _id, in the backup or here; comparing bucket by bucket")
+        return _by_buckets(ctx, manifest, buckets, view)
+
+
+def _by_buckets(ctx: Context, manifest: Manifest, buckets: list[int], view: View) -> Difference:
+    """List what differs in these buckets where no order helps: in groups that fit into memory, a scan for each."""
     from credscale.mongo.backup_baseline import baseline_hashes
-    from credscale.mongo.digest import BUCKETS, Difference, compare, document_hashes
+    from credscale.mongo.digest import Difference, compare, document_hashes
     from credscale.mongo.scan import scan_raw
 
     name, coll = facts.split_namespace(manifest.namespace)
@@ -186,16 +301,21 @@ def _difference(ctx: Context, manifest: Manifest, buckets: list[int], view: View
     return Difference(**{each: tuple(item for part in parts for item in getattr(part, each)) for each in fields})
 
 
-def _operations(ctx: Context, manifest: Manifest, view: View) -> list[Operation]:
-    """List what users wrote since the backup, up to the moment at which the collection is seen."""
+def _operations(ctx: Context, manifest: Manifest, view: View, reached: Timestamp | None) -> Iterator[Operation]:
+    """Give what users wrote since the backup, up to the moment at which the collection is seen."""
     since, until = manifest.operation_time_start, view.at
     if since is None:
-        return []
-    return [item for item in written_since(ctx, manifest.namespace, since) if until is None or item.ts <= until]
+        return iter(())
+    written = written_since(ctx, manifest.namespace, since, until=reached)
+    return (item for item in written if until is None or item.ts <= until)
 
 
 def written_since(
-    ctx: Context, namespace: str, since: Timestamp, ids: Collection[DocumentId] | None = None
+    ctx: Context,
+    namespace: str,
+    since: Timestamp,
+    ids: Collection[DocumentId] | None = None,
+    until: Timestamp | None = None,
 ) -> Iterator[Operation]:
     """Give what users wrote to a collection, shard after shard, each shard's in its order.
 
@@ -204,21 +324,34 @@ def written_since(
         namespace: ``database.collection``.
         since: the first time wanted.
         ids: only these documents; None gives all.
+        until: everything up to here has to be among it; a member that is not there yet is waited for.
+
+    Raises:
+        OplogUnusable: an oplog does not hold all of that.
     """
     from credscale.mongo.oplog import user_operations
 
     shards = facts.shards(ctx.clients.mongo())
     for number, shard in enumerate(shards):
         ctx.progress(number, len(shards), "oplogs read")
-        # Nothing is sent while the server looks through entries of other collections, however long that takes.
-        connect = partial(first_answering, ctx, shard, timeout=LONG_SECONDS)
-        yield from user_operations(connect, shard.id, namespace, since, ids)
+        yield from user_operations(partial(_member, ctx, shard, until), shard.id, namespace, since, ids)
 
 
-def present(
+def _member(ctx: Context, shard: Shard, until: Timestamp | None) -> Client:
+    """Connect to a member of a shard that has everything up to a time."""
+    from credscale.mongo.oplog import await_majority
+
+    # Nothing is sent while the server looks through entries of other collections, however long that takes.
+    member = first_answering(ctx, shard, timeout=LONG_SECONDS)
+    if until is not None:
+        await_majority(member, shard.id, until)
+    return member
+
+
+def documents_now(
     client: Client, manifest: Manifest, ids: set[DocumentId], session: ClientSession | None = None
-) -> set[DocumentId]:
-    """Return those ids that exist now, read at majority through mongos, or in a session's snapshot."""
+) -> dict[DocumentId, list[bytes]]:
+    """Return the raw documents that have these ids now, read at majority through mongos, or in a session's snapshot."""
     from bson.codec_options import CodecOptions
     from bson.raw_bson import RawBSONDocument
     from pymongo.read_concern import ReadConcern
@@ -230,12 +363,14 @@ def present(
     codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
     collection: Any = client[name].get_collection(coll, codec_options=codec, read_concern=ReadConcern("majority"))
     values = [item.value for item in ids]
-    found: set[DocumentId] = set()
+    found: dict[DocumentId, list[bytes]] = {}
     for start in range(0, len(values), LOOKUP):
         query = {"_id": {"$in": values[start : start + LOOKUP]}}
-        documents = retrying(lambda query=query: list(collection.find(query, {"_id": 1}, session=session)))  # type: ignore[misc]
-        found |= {document_id(document.raw) for document in documents}
-    return found & ids
+        for document in retrying(lambda query=query: list(collection.find(query, session=session))):  # type: ignore[misc]
+            item = document_id(document.raw)
+            if item in ids:
+                found.setdefault(item, []).append(document.raw)
+    return found
 
 
 def _named(findings: dict[str, tuple[DocumentId, ...]]) -> dict[str, list[str]]:

@@ -238,6 +238,8 @@ def _long_running(facts: StallFacts) -> Diagnosis | None:
 
 def _not_in_effect(facts: StallFacts) -> Diagnosis | None:
     """Settings the servers could not parse: up to 5.0 the only sign is that shards keep the old chunk size (§3.3)."""
+    if facts.sharded.range_bytes:  # the collection's own size holds for it; what the shards show is the cluster's
+        return None
     wanted = facts.found.range_bytes
     other = {shard: size for shard, size in facts.chunk_bytes.items() if size != wanted}
     if not other:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,14 +179,24 @@ def id_key(raw: bytes) -> bytes:
     # The server stores `_id` first; only documents that never went through an insert have it elsewhere.
     if raw[5:9] == b"_id\0":
         return raw[4:5] + raw[9 : _value_end(raw, raw[4], 9)]
+    for name, element in elements(raw):
+        if name == b"_id":
+            return element
+    raise VerificationFailed(f"A document of {len(raw)} bytes has no _id: it is damaged or no stored document.")
+
+
+def elements(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give name, and type byte with raw value, of every element of a raw document, without decoding it.
+
+    Raises:
+        VerificationFailed: the document is not well-formed.
+    """
     position = 4
     while position < len(raw) and raw[position]:
         start = _after_nul(raw, position + 1)
         end = _value_end(raw, raw[position], start)
-        if raw[position + 1 : start] == b"_id\0":
-            return raw[position : position + 1] + raw[start:end]
+        yield raw[position + 1 : start - 1], raw[position : position + 1] + raw[start:end]
         position = end
-    raise VerificationFailed(f"A document of {len(raw)} bytes has no _id: it is damaged or no stored document.")
 
 
 def id_value(key: bytes) -> Any:

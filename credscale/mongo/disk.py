@@ -3,25 +3,86 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, probe
 from credscale.mongo import facts, members
 from credscale.mongo.backup_baseline import NEEDED_BYTES
 from credscale.mongo.backup_target import target_of
+from credscale.mongo.commands import run
 from credscale.mongo.leftovers import leftovers
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from credscale.core.context import Context
     from credscale.mongo.backup_target import Target
+    from credscale.mongo.commands import Client
 
-HEADROOM = 1.3  # for the oplog and for writes meanwhile (reference §5 row 8)
+Verdict = Literal["ok", "too small", "too full", "unknown"]
+# Reference §5 row 8: of a file system after the migration; on a recipient; of the donor's index, which lies there twice
+# while it is built and sorted.
+CROWDED = 0.8
+SHARE_HEADROOM, BUILD_FACTOR, BUILD_HEADROOM = 1.3, 2, 1.2
 DUMP_HEADROOM = 1.1
-INDEX_ENTRY_BYTES = 80  # a hashed entry and its suffix, twice while it is built and sorted
+INDEX_ENTRY_BYTES = 40  # a hashed entry and its suffix
+WORKERS = 16
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a member says of its disk.
+
+    Args:
+        disk: its file system.
+        oplog_growth: bytes by which its oplog may still grow until it has its maximum size; None where not told.
+    """
+
+    disk: members.Disk
+    oplog_growth: int | None
+
+
+def read_space(client: Client) -> Space:
+    """Read a member's file system and how much its oplog may still grow.
+
+    Asked on the database admin, which every member has; a recipient may not have the user's database yet.
+    """
+    from pymongo.errors import OperationFailure
+
+    found = members.disk(client, "admin")
+    try:
+        stats = run(client, "local", {"collStats": "oplog.rs"}, deadline=members.MEMBER_DEADLINE)
+    except OperationFailure:  # not allowed, or no such collection in a simulation: then the growth is not told
+        stats = {}
+    return Space(found, parse_oplog_growth(stats))
+
+
+def parse_oplog_growth(stats: Mapping[str, Any]) -> int | None:
+    """Understand collStats of local.oplog.rs; what it occupies already is no growth."""
+    if "maxSize" not in stats:
+        return None
+    return max(0, int(stats["maxSize"]) - int(stats.get("storageSize", stats.get("size", 0))))
+
+
+def verdict(needed: int, disk: members.Disk, *, rehearsal: bool) -> Verdict:
+    """Judge whether a member's file system holds what comes to it, and is not crowded then.
+
+    Args:
+        needed: bytes that come to it.
+        disk: its file system.
+        rehearsal: whether this is a lab: how full its one machine's disk is matters to nobody.
+    """
+    if not disk.total:
+        return "unknown"
+    if disk.free < needed:
+        return "too small"
+    if not rehearsal and (disk.used + needed) / disk.total > CROWDED:
+        return "too full"
+    return "ok"
 
 
 @dataclass(frozen=True)
@@ -32,20 +93,27 @@ class Room:
     purpose: str
     needed: int
     free: int | None
+    verdict: Verdict
 
     @property
     def enough(self) -> bool:
         """Whether it holds; unknown counts as enough and is reported."""
-        return self.free is None or self.free >= self.needed
+        return self.verdict in ("ok", "unknown")
 
     def row(self) -> dict[str, Any]:
         """Return the table row."""
-        verdict = "unknown" if self.free is None else "ok" if self.enough else "too small"
-        return {"host": self.host, "for": self.purpose, "needed": self.needed, "free": self.free, "verdict": verdict}
+        return {
+            "host": self.host, "for": self.purpose, "needed": self.needed, "free": self.free, "verdict": self.verdict,
+        }  # fmt: skip
+
+
+def index_build_bytes(size: facts.DataSize) -> int:
+    """Return how many bytes the build of the shard-key index occupies where the data lie, sorting included."""
+    return size.documents * INDEX_ENTRY_BYTES * BUILD_FACTOR
 
 
 def needed_on_shard(size: facts.DataSize, shard: str, shards: int, *, index_missing: bool, holds_all: bool) -> int:
-    """Return how many bytes a shard's members need in addition.
+    """Return how many bytes a shard's members need in addition, without the growth of a recipient's oplog.
 
     Args:
         size: the collection's.
@@ -54,12 +122,12 @@ def needed_on_shard(size: facts.DataSize, shard: str, shards: int, *, index_miss
         index_missing: whether the shard-key index is still to be built.
         holds_all: whether this is the primary shard, from which the others' shares come.
     """
-    index = size.documents * INDEX_ENTRY_BYTES if index_missing else 0
     if holds_all:
-        return index
+        return int(index_build_bytes(size) * BUILD_HEADROOM) if index_missing else 0
+    index = size.documents * INDEX_ENTRY_BYTES if index_missing else 0
     share = (size.storage + size.indexes + index) / max(1, shards)
     present = size.shards.get(shard, 0) / max(1, size.bytes) * (size.storage + size.indexes)
-    return int(max(0.0, share - present) * HEADROOM)
+    return int(max(0.0, share - present) * SHARE_HEADROOM)
 
 
 @probe()
@@ -74,6 +142,7 @@ def verify_disk(
 ) -> Finding:
     """Compare the free space of every shard member and of the backup folder with what the migration will need.
 
+    A member's disk must also not be more than 80 % full afterwards, as the pre-flight has it, but in a lab.
     Members are asked directly: through mongos only primaries answer (§3.3). In containers the numbers are those of the
     host's volume. What unfinished dumps of killed runs occupy counts as free, since ``backup`` removes them first.
 
@@ -99,7 +168,10 @@ def verify_disk(
         purpose = f"index and moves on {shard.id}" if primary else f"a share of the data on {shard.id}"
         # The cluster chooses the shard of the restore check's database itself.
         needed, purpose = needed + restored, purpose + (" and the restore check" if restored else "")
-        rooms += [Room(address, purpose, needed, _free(ctx, address, name)) for address in shard.members]
+        with ThreadPoolExecutor(WORKERS, "disk") as pool:
+            spaces = list(pool.map(lambda address: _space(ctx, address), shard.members))
+        for address, space in zip(shard.members, spaces, strict=True):
+            rooms.append(_member_room(ctx, address, purpose, needed, space, grows=not primary))
     rows = [room.row() for room in rooms]
     if not all(room.enough for room in rooms):
         _refuse(ctx, rooms)
@@ -112,7 +184,11 @@ def _refuse(ctx: Context, rooms: list[Room]) -> None:
     for row in (room.row() for room in rooms):
         ctx.note(f"{row['host']}: {row['verdict']}, needs {row['needed']} bytes for {row['for']}, free {row['free']}")
     small = [room for room in rooms if not room.enough]
-    places = "; ".join(f"{room.host} needs {room.needed} bytes for {room.purpose}, free {room.free}" for room in small)
+    places = "; ".join(
+        f"{room.host} needs {room.needed} bytes for {room.purpose}, free {room.free}"
+        + (f", and would be more than {CROWDED:.0%} full" if room.verdict == "too full" else "")
+        for room in small
+    )
     raise PreconditionFailed(
         f"too little disk space: {places}. Nothing was changed. Free space or add disks, then run again"
     )
@@ -146,14 +222,24 @@ def _local_room(target: Target, size: facts.DataSize, *, dump_elsewhere: bool) -
     freed, purpose = sum(each.bytes for each in leftovers(target.root)), f"the {what} on this machine"
     if freed:
         purpose += f" (free with the {freed} bytes of unfinished dumps, which are removed first)"
-    return Room(str(folder), purpose, needed, shutil.disk_usage(folder).free + freed)
+    free = shutil.disk_usage(folder).free + freed
+    return Room(str(folder), purpose, needed, free, "ok" if free >= needed else "too small")
 
 
-def _free(ctx: Context, address: str, database: str) -> int | None:
+def _member_room(ctx: Context, address: str, purpose: str, needed: int, space: Space | None, *, grows: bool) -> Room:
+    """Return the room on one member; the oplog of one that receives data grows with them."""
+    if space is None or not space.disk.total:
+        return Room(address, purpose, needed, None, "unknown")
+    if grows and space.oplog_growth:
+        needed, purpose = needed + space.oplog_growth, f"{purpose} and its oplog's growth"
+    judged = verdict(needed, space.disk, rehearsal=ctx.environment.lab is not None)
+    return Room(address, purpose, needed, space.disk.free, judged)
+
+
+def _space(ctx: Context, address: str) -> Space | None:
     from pymongo.errors import PyMongoError
 
     try:
-        found = members.disk(ctx.clients.mongo_member(address), database)
+        return read_space(ctx.clients.mongo_member(address, timeout=members.MEMBER_DEADLINE))
     except PyMongoError:
         return None  # reported in the row; the pre-flight judges members that do not answer
-    return found.free if found.total else None

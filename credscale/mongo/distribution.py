@@ -6,11 +6,14 @@ Up to 6.0.2 the balancer equalises the number of chunks, since 6.0.3 the bytes (
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.errors import PreconditionFailed
 from credscale.mongo.commands import config_collection, retrying, run
-from credscale.mongo.facts import Server, ShardedCollection, data_size, indexes, shards
+from credscale.mongo.facts import Server, ShardedCollection, data_size, indexes, shards, version_numbers
+from credscale.mongo.operations import MOVING, current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
     from credscale.mongo.commands import Client
 
 BALANCES_BYTES = (6, 0, 3)
+NO_MIGRATIONS = (6,)  # from here on config.migrations stays empty
 MEGABYTE = 1 << 20
+EVEN = 0.1  # shards whose bytes differ by less than a tenth are called even
+ATTEMPTS, PAUSE_SECONDS = 3, 1.0  # what a split, a merge or an election under way shows is gone a moment later
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,25 @@ class Distribution:
     def text(self) -> str:
         """The chunks of each shard in words."""
         return ", ".join(f"{shard} {count}" for shard, count in sorted(self.chunks.items()))
+
+    @property
+    def is_even(self) -> bool:
+        """Whether shards with nothing to move are alike: bytes within three ranges of each other need not be."""
+        return not self.by_bytes or self._spread <= EVEN * max(self.bytes.values(), default=0)
+
+    @property
+    def _spread(self) -> int:
+        return max(self.bytes.values(), default=0) - min(self.bytes.values(), default=0)
+
+    @property
+    def content(self) -> str:
+        """Why the balancer moves nothing more, in words."""
+        if self.is_even:
+            return "the data lie evenly"
+        return (
+            f"the shards' data differ by {self._spread / MEGABYTE:.0f} MB, which is less than three ranges "
+            f"({3 * self.range_bytes / MEGABYTE:.0f} MB), so the balancer moves nothing"
+        )
 
 
 def remaining_moves(chunks: Mapping[str, int]) -> int:
@@ -91,21 +116,27 @@ def distribution(client: Client, server: Server, sharded: ShardedCollection, chu
         client: a connection to mongos.
         server: its version decides what is balanced.
         sharded: the collection.
-        chunk_size_mb: the persisted chunk size; None for the default.
+        chunk_size_mb: the persisted chunk size; None for the default. The collection's own comes first.
     """
     names = [shard.id for shard in shards(client)]
     sizes = bytes_by_shard(client, server, sharded.namespace)
     return Distribution(
         chunks=chunks_by_shard(client, sharded, names),
         bytes=dict.fromkeys(names, 0) | sizes,
-        range_bytes=range_bytes(server, chunk_size_mb),
+        range_bytes=range_bytes(server, chunk_size_mb, own=sharded.range_bytes),
         by_bytes=server.numbers >= BALANCES_BYTES,
     )
 
 
-def range_bytes(server: Server, chunk_size_mb: int | None) -> int:
-    """Return the maximum size of a chunk in bytes, from the persisted size in MB or the server's default."""
-    return (chunk_size_mb if chunk_size_mb is not None else default_chunk_mb(server)) * MEGABYTE
+def range_bytes(server: Server, chunk_size_mb: int | None, *, own: int = 0) -> int:
+    """Return the maximum size of a chunk in bytes.
+
+    Args:
+        server: its version decides the default.
+        chunk_size_mb: the persisted size; None for the default.
+        own: a collection's own size, which it may have since 5.3; 0 where the cluster's holds.
+    """
+    return own or (chunk_size_mb if chunk_size_mb is not None else default_chunk_mb(server)) * MEGABYTE
 
 
 def chunks_by_shard(client: Client, sharded: ShardedCollection, names: Iterable[str]) -> dict[str, int]:
@@ -154,15 +185,18 @@ def parse_owned_bytes(documents: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return {shard["shardName"]: int(shard["ownedSizeBytes"]) for document in documents for shard in document["shards"]}
 
 
-def range_problem(client: Client, sharded: ShardedCollection, *, attempts: int = 3) -> str:
+def range_problem(client: Client, sharded: ShardedCollection) -> str:
     """Return why the chunks do not tile the key space, empty when they do.
 
     A split or merge under way shows two halves of two moments, so a problem has to be seen several times.
     """
-    problem = ""
-    for _ in range(attempts):
-        cursor = config_collection(client, "chunks").find(sharded.selector, {"min": 1, "max": 1}).sort("min", 1)
-        problem = gap_in_ranges(cursor, list(sharded.key))
+    chunks, problem = config_collection(client, "chunks"), ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_SECONDS)
+        problem = retrying(
+            lambda: gap_in_ranges(chunks.find(sharded.selector, {"min": 1, "max": 1}).sort("min", 1), list(sharded.key))
+        )
         if not problem:
             return ""
     return problem
@@ -199,6 +233,9 @@ def owned_and_orphaned(client: Client, namespace: str, key: Mapping[str, Any], i
         namespace: ``database.collection``.
         key: the shard key; one of its plain fields is projected, so that the plan is covered.
         index: the name of the shard-key index.
+
+    Raises:
+        PreconditionFailed: a shard did not get to the end of its index, three times.
     """
     from credscale.core.clients import LONG_SECONDS
 
@@ -209,7 +246,26 @@ def owned_and_orphaned(client: Client, namespace: str, key: Mapping[str, Any], i
         "verbosity": "executionStats",
         "maxTimeMS": int(LONG_SECONDS * 1000),
     }
-    return parse_owned(run(client, name, command))
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_SECONDS)
+        reply = run(client, name, command)
+        problems = unfinished(reply)
+        if not problems:
+            return parse_owned(reply)
+    raise PreconditionFailed(
+        f"{namespace} can't be counted on each shard: {'; '.join(problems)}. Nothing was changed. Check rs.status() "
+        "and the log of the shard, then run the same command again"
+    )
+
+
+def unfinished(reply: Mapping[str, Any]) -> list[str]:
+    """Say which shards broke off an explain with executionStats; their counts are parts, and the reply is ok: 1."""
+    return [
+        f"{shard['shardName']} broke off: {shard.get('errorMessage', 'it gives no reason')}"
+        for shard in reply["executionStats"]["executionStages"].get("shards", [])
+        if not shard.get("executionSuccess", True)
+    ]
 
 
 def parse_owned(reply: Mapping[str, Any]) -> dict[str, Owned]:
@@ -232,9 +288,30 @@ def parse_owned(reply: Mapping[str, Any]) -> dict[str, Owned]:
 
 
 def active_migrations(client: Client) -> dict[str, str]:
-    """Return the balancer's migrations under way, in words by collection (config.migrations, up to 5.x)."""
-    found = retrying(lambda: list(config_collection(client, "migrations").find()))
-    return {str(each["ns"]): f"{each.get('fromShard')} -> {each.get('toShard')}" for each in found}
+    """Return the migrations under way, in words by collection.
+
+    Up to 5.x config.migrations has those of the balancer; since 6.0 it stays empty and $currentOp shows all (§3.1).
+    """
+    if version_numbers(str(run(client, "admin", {"buildInfo": 1})["version"])) < NO_MIGRATIONS:
+        found = retrying(lambda: list(config_collection(client, "migrations").find()))
+    else:
+        found = parse_migrations(current(client))
+    moves: dict[str, list[str]] = {}
+    for each in found:
+        moves.setdefault(str(each["ns"]), []).append(f"{each.get('fromShard')} -> {each.get('toShard')}")
+    return {namespace: ", ".join(texts) for namespace, texts in moves.items()}
+
+
+def parse_migrations(operations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give operations of $currentOp the form of config.migrations; a move shows on both of its shards."""
+    found = {}
+    for operation in operations:
+        command = operation.get("command") or {}
+        name = next((each for each in MOVING if each in command), None)
+        if name is not None:
+            row = {"ns": command[name], "fromShard": command.get("fromShard"), "toShard": command.get("toShard")}
+            found[tuple(row.values())] = row
+    return list(found.values())
 
 
 def is_compliant(client: Client, namespace: str) -> bool | None:

@@ -90,6 +90,7 @@ class ShardedCollection:
         unique: whether the key is unique.
         no_balance: whether the balancer leaves it alone, or migrations are forbidden for it.
         selector: finds its chunks in config.chunks.
+        range_bytes: its own chunk size, which it may have since 5.3; 0 where the cluster's holds.
     """
 
     namespace: str
@@ -98,6 +99,7 @@ class ShardedCollection:
     unique: bool
     no_balance: bool
     selector: dict[str, Any] = field(compare=False)
+    range_bytes: int = 0
 
     @property
     def key_text(self) -> str:
@@ -248,6 +250,7 @@ def parse_sharded(document: Mapping[str, Any] | None) -> ShardedCollection | Non
         unique=bool(document.get("unique", False)),
         no_balance=bool(document.get("noBalance", False)) or forbidden,
         selector=chunk_selector(document),
+        range_bytes=int(document.get("maxChunkSizeBytes", 0)),
     )
 
 

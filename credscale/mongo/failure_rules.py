@@ -114,7 +114,10 @@ _ROWS: tuple[tuple[int, str, Rule], ...] = (
     (13, "Unauthorized", _stop(
         "the user lacks a right", "Grant clusterManager on admin, and readWrite on the databases concerned")),
     (14, "TypeMismatch", _stop("a value is of the wrong type", "Correct the document or setting that its text names")),
-    (18, "AuthenticationFailed", _stop("user or password is wrong", "Check mongo.uri and its authSource")),
+    (18, "AuthenticationFailed", _stop(
+        "the user is not known there, or its password is another",
+        "Check mongo.uri and its authSource; where a member of a shard has refused, create the user there too, with "
+        "the same name, password and the roles of docs/how-to.md (Rights): users of a shard are its own (§2.5)")),
     (20, "IllegalOperation", _stop(
         "the cluster is not in a state for this, such as a database not enabled for sharding, or no shards",
         "Do what its text names")),
@@ -160,6 +163,7 @@ _ROWS: tuple[tuple[int, str, Rule], ...] = (
         "no primary of the named replica set answers: it elects one, or it is down", Action.RETRY,
         f"Bring a majority of the members of the set that the text names up, {AGAIN}", PATIENCE)),
     (134, "ReadConcernMajorityNotAvailableYet", SLOW),
+    (136, "CappedPositionLost", CURSOR),
     (145, "PooledConnectionsDropped", UNREACHABLE),
     (146, "ExceededMemoryLimit", _stop(
         "a migration was given up: more was written meanwhile than it can hold",
@@ -182,6 +186,7 @@ _ROWS: tuple[tuple[int, str, Rule], ...] = (
     (237, "CursorKilled", CURSOR),
     (242, "CannotCreateCollection", _stop(
         "indexes of the shards differ", "Build the missing indexes on the shard that the text names")),
+    (249, "StaleDbVersion", ROUTING),
     (262, "ExceededTimeLimit", SLOW),
     (265, "OrphanedRangeCleanUpFailed", ORPHANS),
     (272, "MigrationConflict", BUSY),
@@ -191,6 +196,9 @@ _ROWS: tuple[tuple[int, str, Rule], ...] = (
     (10107, "NotWritablePrimary", ELECTING),
     (11000, "DuplicateKey", _stop("two documents have the same unique value", "Find and resolve the duplicate")),
     (11600, "InterruptedAtShutdown", ELECTING),
+    (11601, "Interrupted", Rule(
+        "somebody has ended the operation with killOp or killSessions; part of it may have been done",
+        Action.READ_BACK, f"Find out who has ended it and why, {AGAIN}")),
     (11602, "InterruptedDueToReplStateChange", ELECTING),
     (13297, "DatabaseDifferCase", _stop("a database of that name in other letters exists", "Use its spelling")),
     (13388, "StaleConfig", ROUTING),

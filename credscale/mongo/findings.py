@@ -10,9 +10,12 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 100
 ADVICE = {
-    "lost": "restore it from the backup: mongorestore into a scratch namespace, then copy it over through mongos",
+    "lost": "restore it from the backup: mongorestore into a scratch namespace, then copy it over through mongos; one "
+    "that was written after that backup was taken (not_checked tells whether there can be any) is in the oplogs alone",
     "lost_inserts": "written since the backup, so only the oplogs hold it: save local.oplog.rs of every shard now, "
     "then insert it again from there",
+    "lost_updates": "here, but not as the last write of a user left it: save local.oplog.rs of every shard now, "
+    "compare it with the entries there, then write it again",
     "unexpected_added": "nobody inserted it through mongos: find out who writes to a shard directly, then keep or "
     "delete it",
     "unexpected_changed": "nobody wrote it through mongos: compare it with the backup's version and put that back with "

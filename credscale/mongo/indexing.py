@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from credscale.core.context import Context
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 5.0  # each look asks every shard for all of its operations, maybe for hours
 
 
 def build_index(ctx: Context, namespace: str, spec: Mapping[str, Any]) -> None:

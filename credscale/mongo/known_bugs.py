@@ -19,6 +19,7 @@ class KnownBug:
         fixed: the first that has not.
         effect: what happens.
         severity: ``stop`` where data of this operation can be lost; ``note`` where it depends on what can't be seen.
+        confirmed: whether ``fixed`` is known to be the patch that mends it; else it is where the line ends.
     """
 
     ticket: str
@@ -26,12 +27,16 @@ class KnownBug:
     fixed: tuple[int, ...]
     effect: str
     severity: Literal["stop", "warn", "note"] = "warn"
+    confirmed: bool = True
 
     @property
     def remedy(self) -> str:
         """What to do about it."""
         if self.fixed == NEWEST:
             return "no release is known to be without it"
+        if not self.confirmed:
+            line = ".".join(str(part) for part in self.first[:2])
+            return f"bring it to the newest patch of {line}: which one mends it is not confirmed"
         return f"upgrade to {'.'.join(str(part) for part in self.fixed)}"
 
 
@@ -39,6 +44,9 @@ _PREPARED = "a migration can lose writes of prepared transactions"
 _SKIPPED = "a migration can miss writes among transactions"
 # JIRA names 4.4 and 5.0 as affected and the fix as backported; in which patch is not confirmed, so it only warns.
 _SKIPPED_EARLIER = f"{_SKIPPED} (the patch that mends this line is not confirmed)"
+_SHARD_KEY = "a migration can miss what a transaction writes that changes a document's shard key"
+_HASHED_COLLATION = "queries and writes with a non-simple collation miss documents under a hashed shard key"
+_FILTERED = "queries with a non-simple collation on a prefix of the shard key can lose documents or show them twice"
 _COLLATION = "a unique index with a non-simple collation is not enforced across shards"
 _MULTI = "updateMany and deleteMany are not atomic with migrations: they can miss a document or hit it twice"
 
@@ -48,6 +56,18 @@ KNOWN_BUGS = (
     KnownBug("SERVER-71219", (4, 4, 0), (4, 4, 19), _PREPARED, "stop"),
     KnownBug("SERVER-71219", (5, 0, 0), (5, 0, 15), _PREPARED, "stop"),
     KnownBug("SERVER-71219", (6, 0, 0), (6, 0, 5), _PREPARED, "stop"),
+    KnownBug("SERVER-71219", (6, 1, 0), (6, 3, 0), _PREPARED, "stop"),  # 6.1 and 6.2 got no backport
+    # Not in the changelog of 4.4.18; 4.2.24, of the same day as 4.4.19, has it.
+    KnownBug("SERVER-68361", (4, 4, 0), (4, 4, 19), f"{_SHARD_KEY} (the patch that mends 4.4 is not confirmed)"),
+    KnownBug("SERVER-68361", (5, 0, 0), (5, 0, 14), _SHARD_KEY, "stop"),
+    KnownBug("SERVER-68361", (6, 0, 0), (6, 0, 4), _SHARD_KEY, "stop"),
+    KnownBug("SERVER-68361", (6, 1, 0), (6, 1, 1), _SHARD_KEY, "stop"),
+    KnownBug("SERVER-53335", (4, 4, 0), (4, 4, 11), _HASHED_COLLATION, "note"),
+    KnownBug("SERVER-53335", (5, 0, 0), (5, 0, 4), _HASHED_COLLATION, "note"),
+    KnownBug("SERVER-94315", (5, 0, 0), (5, 1), _FILTERED, "note", confirmed=False),
+    KnownBug("SERVER-94315", (6, 0, 0), (6, 1), _FILTERED, "note", confirmed=False),
+    KnownBug("SERVER-94315", (7, 0, 0), (7, 1), _FILTERED, "note", confirmed=False),
+    KnownBug("SERVER-94315", (8, 0, 0), (8, 1), _FILTERED, "note", confirmed=False),
     KnownBug("SERVER-78414", (4, 4, 0), (4, 4, 23), _SKIPPED_EARLIER),
     KnownBug("SERVER-78414", (5, 0, 0), (5, 0, 19), _SKIPPED_EARLIER),
     KnownBug("SERVER-78414", (6, 0, 0), (6, 0, 8), _SKIPPED, "stop"),

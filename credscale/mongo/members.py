@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import COMMAND_SECONDS
-from credscale.mongo.commands import retrying, run
+from credscale.mongo.commands import hello, retrying, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 HEALTHY = frozenset({"PRIMARY", "SECONDARY", "ARBITER"})
 MEMBER_DEADLINE = 10.0
+MEMBER_MILLISECONDS = int(MEMBER_DEADLINE * 1000)
+CONFIG_SECONDS = 3.0  # a member that hangs must not take the time of the others
 YOUNG_FILL = 0.5
 
 
@@ -35,23 +37,6 @@ class Disk:
         return max(0, self.total - self.used)
 
 
-@dataclass(frozen=True)
-class Health:
-    """A replica set as one of its members sees it; ``lag`` is in seconds, of the slowest secondary."""
-
-    replica_set: str
-    states: dict[str, str]
-    lag: float
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong, one sentence each."""
-        found = [f"{name} is {state}" for name, state in self.states.items() if state not in HEALTHY]
-        if "PRIMARY" not in self.states.values():
-            found.append("there is no primary")
-        return tuple(found)
-
-
 def disk(client: Client, database: str) -> Disk:
     """Read a member's file system; through mongos only primaries would answer (§3.3)."""
     return parse_disk(run(client, database, {"dbStats": 1}, deadline=MEMBER_DEADLINE))
@@ -62,20 +47,27 @@ def parse_disk(reply: Mapping[str, Any]) -> Disk:
     return Disk(int(reply.get("fsTotalSize", 0)), int(reply.get("fsUsedSize", 0)))
 
 
-def health(client: Client) -> Health:
-    """Read the state of a member's replica set."""
-    return parse_health(run(client, "admin", {"replSetGetStatus": 1}, deadline=MEMBER_DEADLINE))
+def lags(views: Iterable[Mapping[str, Any]], delays: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return by how many seconds each secondary is behind the primary, less what it is delayed on purpose.
 
+    What a member knows of others is up to a heartbeat old, and an idle primary writes every ten seconds only; so to
+    its primary a healthy secondary can seem ten seconds behind, as it does in the recorded reply of 4.4.6. The
+    smallest lag of all views is the true one: ask every member of the set that answers.
 
-def parse_health(reply: Mapping[str, Any]) -> Health:
-    """Understand replSetGetStatus."""
-    members = reply["members"]
-    states = {member["name"]: str(member["stateStr"]) for member in members}
-    times = {name: [m["optimeDate"] for m in members if m["stateStr"] == name] for name in ("PRIMARY", "SECONDARY")}
-    lag = 0.0
-    if times["PRIMARY"] and times["SECONDARY"]:
-        lag = max(0.0, (max(times["PRIMARY"]) - min(times["SECONDARY"])).total_seconds())
-    return Health(str(reply["set"]), states, lag)
+    Args:
+        views: replSetGetStatus of members of one set.
+        delays: seconds by member.
+    """
+    found: dict[str, float] = {}
+    for view in views:
+        listed = [each for each in view.get("members", []) if "optimeDate" in each]
+        heads: list[datetime] = [each["optimeDate"] for each in listed if each["stateStr"] == "PRIMARY"]
+        for each in listed:
+            if heads and each["stateStr"] == "SECONDARY":
+                name = str(each["name"])
+                lag = (max(heads) - each["optimeDate"]).total_seconds() - (delays or {}).get(name, 0.0)
+                found[name] = min(found.get(name, lag), max(0.0, lag))
+    return found
 
 
 @dataclass(frozen=True)
@@ -86,11 +78,13 @@ class OplogWindow:
         hours: from its first entry to its last.
         whole: whether its first entry is the one that made the replica set.
         fill: how much of its maximum size it has, 0 to 1; None where the server does not say.
+        most: its maximum size in bytes; 0 where the server does not say.
     """
 
     hours: float
     whole: bool
     fill: float | None
+    most: int = 0
 
     @property
     def is_young(self) -> bool:
@@ -104,7 +98,10 @@ def oplog_window(client: Client) -> OplogWindow | None:
 
     oplog = client["local"]["oplog.rs"]
     ends = [
-        retrying(lambda way=way: oplog.find_one({}, sort=[("$natural", way)]), deadline=MEMBER_DEADLINE)  # type: ignore[misc]
+        retrying(
+            lambda way=way: oplog.find_one({}, sort=[("$natural", way)], max_time_ms=MEMBER_MILLISECONDS),  # type: ignore[misc]
+            deadline=MEMBER_DEADLINE,
+        )
         for way in (1, -1)
     ]
     try:
@@ -125,6 +122,7 @@ def parse_oplog_window(
         hours=(last["ts"].time - first["ts"].time) / 3600,
         whole=(first.get("o") or {}).get("msg") == "initiating set",
         fill=int(stats.get("size", 0)) / most if most else None,
+        most=most,
     )
 
 
@@ -135,13 +133,18 @@ def compatibility(client: Client) -> dict[str, Any]:
 
 
 def utc_offset(lines: Iterable[str]) -> timedelta | None:
-    """Return a server's offset from UTC from its log lines, which carry it since 4.4 (§1.5); None when none does."""
+    """Return a server's offset from UTC from its log lines, which carry it since 4.4 (§1.5); None when none does.
+
+    A time that ends in Z is written so by ``systemLog.timeStampFormat: iso8601-utc``, whatever the host's zone is; a
+    host whose zone is UTC writes +00:00 (recorded).
+    """
     for line in reversed(list(lines)):
         try:
-            moment = datetime.fromisoformat(json.loads(line)["t"]["$date"])
+            text = json.loads(line)["t"]["$date"]
+            moment = datetime.fromisoformat(text)
         except (ValueError, KeyError, TypeError):
             continue
-        return moment.utcoffset()
+        return None if text.endswith("Z") else moment.utcoffset()
     return None
 
 
@@ -151,23 +154,36 @@ def config_members(client: Client) -> tuple[str, ...]:
     return tuple(text.rpartition("/")[2].split(",")) if text else ()
 
 
+def config_primary(ctx: Context) -> Client | None:
+    """Return a connection to the config servers' primary; None when no member answers as one.
+
+    Raises:
+        PyMongoError: mongos does not tell who the config servers are.
+    """
+    import pymongo
+    from pymongo.errors import PyMongoError
+
+    for address in config_members(ctx.clients.mongo()):
+        member = ctx.clients.mongo_member(address)
+        try:
+            with pymongo.timeout(CONFIG_SECONDS):
+                if run(member, "admin", {"hello": 1}, deadline=1.0).get("isWritablePrimary"):
+                    return member
+        except PyMongoError:
+            continue  # another member is the primary, or nobody is at this moment
+    return None
+
+
 def window_offset(ctx: Context) -> timedelta | None:
     """Return the UTC offset by which the config primary reads the balancer's window; None when it can't be told."""
     from pymongo.errors import PyMongoError
 
     try:
-        addresses = config_members(ctx.clients.mongo())
+        primary = config_primary(ctx)
+        log = run(primary, "admin", {"getLog": "global"}, deadline=1.0).get("log", []) if primary is not None else []
     except PyMongoError:
         return None
-    for address in addresses:
-        try:
-            member = ctx.clients.mongo_member(address)
-            if run(member, "admin", {"hello": 1}, deadline=1.0).get("isWritablePrimary"):
-                log = run(member, "admin", {"getLog": "global"}, deadline=1.0).get("log", [])
-                return utc_offset([str(line) for line in log])
-        except PyMongoError:
-            continue  # another member is the primary, or will be asked at the next run
-    return None
+    return utc_offset([str(line) for line in log])
 
 
 def uuid_on_shard(client: Client, namespace: str) -> str | None:
@@ -180,7 +196,9 @@ def uuid_on_shard(client: Client, namespace: str) -> str | None:
 
 
 def first_answering(ctx: Context, shard: Shard, *, timeout: float = COMMAND_SECONDS) -> Client:
-    """Return a connection to the shard's primary, or to the first member that answers.
+    """Return a connection to the shard's primary, or to the first secondary that answers.
+
+    A member that recovers, rolls back or syncs greets too, and what it holds may be old: it is not asked.
 
     Args:
         ctx: the run.
@@ -188,22 +206,25 @@ def first_answering(ctx: Context, shard: Shard, *, timeout: float = COMMAND_SECO
         timeout: seconds that a single reply on the connection may take.
 
     Raises:
-        PyMongoError: no member answered.
+        PyMongoError: no primary or secondary answered.
     """
-    from pymongo.errors import PyMongoError
+    import pymongo
+    from pymongo.errors import AutoReconnect, PyMongoError
 
     answering = ""
     problem: PyMongoError | None = None
     for address in shard.members:
-        member = ctx.clients.mongo_member(address)
+        member = ctx.clients.mongo_member(address, timeout=timeout)
         try:
-            hello = run(member, "admin", {"hello": 1}, deadline=1.0)
+            with pymongo.timeout(MEMBER_DEADLINE):  # one that hangs would else take all the time of a reply
+                greeting = hello(member, deadline=1.0)
         except PyMongoError as error:
             problem = error
             continue
-        if hello.get("isWritablePrimary"):
-            return ctx.clients.mongo_member(address, timeout=timeout)
-        answering = answering or address
+        if greeting.get("isWritablePrimary", greeting.get("ismaster")):
+            return member
+        if greeting.get("secondary"):
+            answering = answering or address
     if not answering:
-        raise problem if problem is not None else ValueError(f"{shard.id} has no members")
+        raise problem or AutoReconnect(f"none of the members {', '.join(shard.members)} is a primary or a secondary")
     return ctx.clients.mongo_member(answering, timeout=timeout)

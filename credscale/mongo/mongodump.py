@@ -11,12 +11,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 import yaml
 
-from credscale.core.errors import CredscaleError
+from credscale.core.errors import CredscaleError, PreconditionFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from credscale.mongo.digest import Progress
 
 TERMINATION_GRACE = 10.0
+STILL_SECONDS = 600.0  # an election takes seconds and the slowest batch minutes; after this it waits for nothing
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _URI = re.compile(r"(?P<start>mongodb(?:\+srv)?://(?P<user>[^@/?]*@)?[^/?]*)/?(?P<database>[^?]*)\??(?P<options>.*)")
 # These keep their users elsewhere, and mongodump knows where.
@@ -66,8 +68,9 @@ def without_database(uri: str) -> str:
 
 
 def run_mongodump(
-    program: str, access: Access, namespace: str, out: Path, *, on_progress: Progress | None = None, poll: float = 1.0
-) -> None:
+    program: str, access: Access, namespace: str, out: Path, *, on_progress: Progress | None = None, poll: float = 1.0,
+    still: float = STILL_SECONDS,
+) -> None:  # fmt: skip
     """Dump one collection with mongodump.
 
     The connection string goes through a pipe, since the process list shows arguments to all, and since a file would be
@@ -80,9 +83,12 @@ def run_mongodump(
         out: the folder in which mongodump makes the database's folder.
         on_progress: called at every poll with 0 documents (mongodump does not say) and the bytes written.
         poll: seconds between two looks at the file sizes.
+        still: seconds in which its files do not grow after which it is ended; a mongos that neither answers nor closes
+            the connection would else hold it for ever.
 
     Raises:
         OSError: ENOSPC when the disk is full.
+        PreconditionFailed: it stood still for so long.
         CredscaleError: mongodump failed; carries the end of its output without the secrets.
     """
     with tempfile.TemporaryFile() as log:
@@ -91,9 +97,15 @@ def run_mongodump(
             process = _start(arguments(program, f"/dev/fd/{config}", namespace, str(out)), config, log)
         finally:
             os.close(config)
-        code = _wait(process, out, on_progress, poll)
+        code = _wait(process, out, on_progress, poll, still)
         log.seek(0)
         output = log.read().decode(errors="replace")
+    if code is None:
+        raise PreconditionFailed(
+            f"mongodump of {namespace} wrote nothing for {still / 60:.0f} minutes and was ended: "
+            f"{tail(output, access) or 'it has said nothing'}. Nothing was changed. Check that mongos answers and "
+            "every shard has a primary, and the load of the disks, then run the same command again"
+        )
     if code == 0:
         return
     if (full := disk_full(output)) is not None:
@@ -168,15 +180,24 @@ def _die_with_parent() -> Callable[[], None] | None:
     return arm
 
 
-def _wait(process: subprocess.Popen[bytes], out: Path, on_progress: Progress | None, poll: float) -> int:
+def _wait(
+    process: subprocess.Popen[bytes], out: Path, on_progress: Progress | None, poll: float, still: float
+) -> int | None:
+    """Return the exit code; None when the files did not grow for too long."""
+    size, grown = 0, time.monotonic()
     with process:
         try:
             while True:
                 try:
                     return process.wait(poll)
                 except subprocess.TimeoutExpired:
+                    before, size = size, sum(path.stat().st_size for path in out.rglob("*.bson"))
                     if on_progress is not None:
-                        on_progress(0, sum(path.stat().st_size for path in out.rglob("*.bson")))
+                        on_progress(0, size)
+                    if size != before:
+                        grown = time.monotonic()
+                    if time.monotonic() - grown > still:
+                        return None
         finally:
             _end(process)
 

@@ -76,7 +76,7 @@ class Eye:
         by_bytes = self.server.numbers >= BALANCES_BYTES
         sizes = self._bytes.get(lambda: bytes_by_shard(self.client, self.server, self.namespace), fresh=whole)
         self.moves.read()
-        size = found.range_bytes or range_bytes(self.server, settings.chunk_size_mb)
+        size = range_bytes(self.server, settings.chunk_size_mb, own=found.sharded.range_bytes)
         return Look(settings, found.sharded, Distribution(chunks, dict.fromkeys(names, 0) | sizes, size, by_bytes))
 
     def proof(self, look: Look) -> Look | None:
@@ -170,7 +170,7 @@ def monitor_distribution(
     ctx.progress(watch.first, watch.first, "chunks", eta=0.0, eta_high=0.0, shards=_by_shard(look.found))
     output = _output(watch, look, jumbo_by_shard(eye.client, look.sharded)) | _migrations(eye)
     moved = f"{output['moved']} chunks moved in {output['seconds']:.0f} s" if output["moved"] else "nothing had to move"
-    return Finding(f"the data lie evenly: {look.found.text} chunks; {moved}", output)
+    return Finding(f"{look.found.content}: {look.found.text} chunks; {moved}", output)
 
 
 def _local(zone: timedelta) -> datetime:

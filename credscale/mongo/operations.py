@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.commands import retrying
-from credscale.mongo.members import MEMBER_DEADLINE, config_members
+from credscale.mongo.members import MEMBER_DEADLINE, MEMBER_MILLISECONDS, config_members
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,7 +38,9 @@ def current(client: Client, *, router: bool = False) -> list[Operation]:
     """
     options = {"allUsers": True, "idleConnections": False} | ({"localOps": True} if router else {})
     pipeline = [{"$currentOp": options}]
-    return retrying(lambda: list(client["admin"].aggregate(pipeline)), deadline=MEMBER_DEADLINE)
+    return retrying(
+        lambda: list(client["admin"].aggregate(pipeline, maxTimeMS=MEMBER_MILLISECONDS)), deadline=MEMBER_DEADLINE
+    )
 
 
 def changes_on(operations: Iterable[Mapping[str, Any]], namespace: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -78,7 +80,7 @@ def sharding_at_work(ctx: Context, namespace: str) -> bool | None:
     try:
         operations = current(client) + current(client, router=True)
         for address in config_members(client):
-            operations += current(ctx.clients.mongo_member(address))
+            operations += current(ctx.clients.mongo_member(address, timeout=MEMBER_DEADLINE))
     except PyMongoError:
         return None
     return any(name in SHARDING for name, _ in changes_on(operations, namespace))

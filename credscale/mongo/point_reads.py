@@ -5,26 +5,27 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, probe
 from credscale.mongo import facts
-from credscale.mongo.backup_target import target_of
+from credscale.mongo.backup_target import logical_time, target_of
 from credscale.mongo.commands import retrying, run
-from credscale.mongo.comparison import id_text, no_oplog, present, settled, written_since
-from credscale.mongo.digest import Difference, DocumentId, document_hash, document_id, id_key, id_value
+from credscale.mongo.comparison import documents_now, id_text, no_oplog, settled, written_again, written_since
+from credscale.mongo.digest import Difference, DocumentId, document_hash, document_id, id_value
 from credscale.mongo.findings import finding_rows, what_to_do, whereabouts
+from credscale.mongo.joining import baseline
 from credscale.mongo.verification import read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping
 
     from credscale.core.context import Context
     from credscale.mongo.backup_manifest import Manifest
     from credscale.mongo.commands import Client
-    from credscale.mongo.oplog import Explained
+    from credscale.mongo.explanation import Explained
 
 EXPLAINED = 100  # of the sample, how many reads are explained too
 COPIES = 3  # enough to see that an `_id` is there more than once
@@ -71,19 +72,6 @@ def percentile(values: Iterable[float], percent: float) -> float | None:
         return None
     rank = max(0, -(-len(ordered) * percent // 100) - 1)
     return round(ordered[int(rank)], 3)
-
-
-def baseline(folder: Path, namespace: str) -> Iterator[tuple[bytes, bytes]]:
-    """Give id key and hash of every document of a backup, whether it holds the documents or their hashes alone."""
-    from credscale.mongo import dump_files as files
-    from credscale.mongo.backup_baseline import HASH_BYTES, hashes_file
-
-    hashes, data = hashes_file(folder, namespace), files.data_file(folder, namespace)
-    only_hashes = hashes.exists()
-    path = hashes if only_hashes else data
-    with path.open("rb", buffering=files.MEGABYTE) as stream:
-        for _, raw in files.walk(stream, str(path)):
-            yield id_key(raw), raw[-HASH_BYTES - 1 : -1] if only_hashes else document_hash(raw)
 
 
 def sample_of(documents: Iterable[tuple[bytes, bytes]], size: int, chance: random.Random) -> list[Sampled]:
@@ -265,7 +253,7 @@ def _shards_of(client: Client, namespace: str, query: Mapping[str, Any]) -> int:
 
 def _explain(ctx: Context, manifest: Manifest, differing: list[Sampled]) -> dict[str, tuple[DocumentId, ...]]:
     """Return the differing documents, by kind, that no write since the backup explains."""
-    from credscale.mongo.oplog import explain
+    from credscale.mongo.explanation import Times, explain
 
     client, since = ctx.clients.mongo(), manifest.operation_time_start
     wanted = {item.id for item in differing}
@@ -281,7 +269,11 @@ def _explain(ctx: Context, manifest: Manifest, differing: list[Sampled]) -> dict
             elif document_hash(found[0]) != item.hash:
                 changed.append(item.id)
         difference = Difference(tuple(missing), (), tuple(changed), tuple(duplicated))
-        operations = [] if since is None else written_since(ctx, manifest.namespace, since, wanted)
-        return explain(difference, operations, lambda ids: present(client, manifest, ids))
+        reached = logical_time(client, manifest.namespace)
+        operations = [] if since is None else written_since(ctx, manifest.namespace, since, wanted, reached)
+        again = partial(written_again, ctx, manifest)
+        return explain(
+            difference, operations, lambda ids: documents_now(client, manifest, ids), Times(reached=reached), again
+        )
 
     return settled(look)[1]

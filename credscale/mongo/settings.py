@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 Window = tuple[str, str]
 SMALLEST_CHUNK_MB, LARGEST_CHUNK_MB = 1, 1024
 DAY = 86_400
+MODES = ("full", "autoSplitOnly", "off")  # since 7.0 another one than full turns the balancer off (reference §1.5)
+# What servers themselves keep in config.settings, up to 8.2; 8.3 reads activeWindowDOW of the balancer as well.
+DOCUMENTS = frozenset({"balancer", "chunksize", "autosplit", "automerge", "ReadWriteConcernDefaults", "audit"})
+FIELDS = frozenset({
+    "_id", "stopped", "mode", "activeWindow", "_secondaryThrottle", "_waitForDelete", "attemptToBalanceJumboChunks",
+})  # fmt: skip
 _STRICT = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
 # The server reads with sscanf("%d:%d"): blanks, single digits and anything behind are taken (S44, §1.5).
 _SLOPPY = re.compile(r"\s*\+?(\d+):\s*\+?(\d+)")
@@ -40,6 +46,8 @@ class BalancerSettings:
         chunk_size_mb: the persisted size; None where the server's default holds.
         autosplit: whether chunks are split by themselves (up to 6.0.2).
         problems: why the server cannot read the documents, one sentence each; then nothing is balanced.
+        unread: documents, and fields of the balancer's, that no server reads: (document, field), the field empty for
+            a whole document. The balancer works as if they were not there: a window that is misspelt is none.
     """
 
     mode: str
@@ -49,6 +57,7 @@ class BalancerSettings:
     chunk_size_mb: int | None
     autosplit: bool
     problems: tuple[str, ...] = ()
+    unread: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_off(self) -> bool:
@@ -76,9 +85,10 @@ def parse_settings(documents: Iterable[Mapping[str, Any]], status: Mapping[str, 
     if "activeWindow" in balancer:
         window, problem = _window_of(balancer["activeWindow"])
         problems += [problem] if problem else []
-    autosplit = by_id.get("autosplit", {}).get("enabled", True)
-    if not isinstance(autosplit, bool):
-        problems.append(f"config.settings autosplit: enabled is {autosplit!r}, it must be true or false")
+    for name in ("autosplit", "automerge"):
+        if name in by_id and not isinstance(by_id[name].get("enabled"), bool):
+            value = repr(by_id[name]["enabled"]) if "enabled" in by_id[name] else "missing"
+            problems.append(f"config.settings {name}: enabled is {value}, it must be true or false")
     size: Any = by_id.get("chunksize", {}).get("value")
     return BalancerSettings(
         mode=str(status["mode"]),
@@ -86,9 +96,16 @@ def parse_settings(documents: Iterable[Mapping[str, Any]], status: Mapping[str, 
         rounds=int(status.get("numBalancerRounds", 0)),
         window=window,
         chunk_size_mb=int(size) if size is not None and not _size_problems(by_id) else None,
-        autosplit=bool(autosplit),
+        autosplit=bool(by_id.get("autosplit", {}).get("enabled", True)),
         problems=tuple(problems),
+        unread=(*((name, "") for name in sorted(by_id.keys() - DOCUMENTS)), *_unread_fields(balancer)),
     )
+
+
+def _unread_fields(balancer: Mapping[str, Any]) -> list[tuple[str, str]]:
+    window = balancer.get("activeWindow")
+    inner = window.keys() - {"start", "stop"} if isinstance(window, Mapping) else ()
+    return [("balancer", name) for name in sorted([*(balancer.keys() - FIELDS), *(f"activeWindow.{x}" for x in inner)])]
 
 
 def _flag_problems(balancer: Mapping[str, Any]) -> list[str]:
@@ -96,11 +113,16 @@ def _flag_problems(balancer: Mapping[str, Any]) -> list[str]:
         "stopped": (bool,), "mode": (str,), "_waitForDelete": (bool,), "attemptToBalanceJumboChunks": (bool,),
         "_secondaryThrottle": (bool, Mapping),
     }  # fmt: skip
-    return [
+    found = [
         f"config.settings balancer: {name} is {balancer[name]!r}, which is of the wrong type"
         for name, kinds in wanted.items()
         if name in balancer and not isinstance(balancer[name], kinds)
     ]
+    mode = balancer.get("mode", "full")
+    # The server looks at the mode only where stopped is not true.
+    if balancer.get("stopped") is not True and isinstance(mode, str) and mode not in MODES:
+        found.append(f"config.settings balancer: mode is {mode!r}, it must be one of {', '.join(MODES)}")
+    return found
 
 
 def _size_problems(by_id: Mapping[str, Mapping[str, Any]]) -> list[str]:

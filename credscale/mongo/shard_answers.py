@@ -10,7 +10,7 @@ from credscale.core.errors import PreconditionFailed
 from credscale.mongo import dump_files as files
 from credscale.mongo import facts
 from credscale.mongo.commands import retrying, run
-from credscale.mongo.members import MEMBER_DEADLINE, config_members, first_answering
+from credscale.mongo.members import MEMBER_DEADLINE, config_primary, first_answering
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -170,10 +170,9 @@ def index_monitor(ctx: Context) -> Check:
 
     why = "no primary answered"
     try:
-        for address in config_members(ctx.clients.mongo()):
-            member = ctx.clients.mongo_member(address)
-            if run(member, "admin", {"hello": 1}, deadline=1.0).get("isWritablePrimary"):
-                return parse_index_monitor(run(member, "admin", {"serverStatus": 1}, deadline=MEMBER_DEADLINE))
+        primary = config_primary(ctx)
+        if primary is not None:
+            return parse_index_monitor(run(primary, "admin", {"serverStatus": 1}, deadline=MEMBER_DEADLINE))
     except PyMongoError as error:
         why = type(error).__name__
     return Check(not_checked=f"serverStatus.shardedIndexConsistency of the config servers: {why}")

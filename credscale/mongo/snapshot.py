@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SNAPSHOTS = (5,)
 DEFAULT_WINDOW = 300.0
-PASSES = 2  # the digest, and the list of the buckets that differ
+PASSES = 2  # the digest, and one pass for what differs
 # 239 SnapshotTooOld, 246 SnapshotUnavailable, 250 StaleChunkHistory: the moment can no longer be read.
 MOMENT_GONE = frozenset({239, 246, 250})
 
@@ -40,11 +40,13 @@ class View:
         session: reads one snapshot; None where each cursor sees its own moments.
         at: the snapshot's cluster time.
         reason: why it is no snapshot.
+        began: a time before the reading began, so that what was written earlier was seen.
     """
 
     session: ClientSession | None = None
     at: Timestamp | None = None
     reason: str = ""
+    began: Timestamp | None = None
 
     @property
     def text(self) -> str:

@@ -9,7 +9,7 @@ from credscale.mongo import facts
 from credscale.mongo.commands import config_collection, retrying, run
 from credscale.mongo.diagnosis import LONG_SECONDS, StallFacts
 from credscale.mongo.distribution import jumbo_by_shard
-from credscale.mongo.members import config_members
+from credscale.mongo.members import config_primary
 from credscale.mongo.operations import changes_on, current
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def stall_facts(
         zones={zone: tuple(str(each["_id"]) for each in listed if zone in each.get("tags", ())) for zone in tags},
         range_deletions={shard: each["deletions"] for shard, each in members.items() if "deletions" in each},
         transitions=tuple(shard for shard, each in members.items() if in_transition(each.get("fcv", {}))),
-        elected=_try(unasked, "the config servers' election", lambda: _elected(ctx, client), None),
+        elected=_try(unasked, "the config servers' election", lambda: _elected(ctx), None),
         building=tuple(name for name, _ in changes_on(operations, sharded.namespace)),
         conflicts={shard: conflicts(each["status"]) for shard, each in members.items() if "status" in each},
         long_running=long_running(operations, sharded.namespace),
@@ -157,19 +157,15 @@ def long_running(operations: Iterable[Mapping[str, Any]], namespace: str) -> tup
     return tuple(found)
 
 
-def _elected(ctx: Context, client: Client) -> float | None:
-    """Return the seconds since the config servers elected their primary; None when none of them answers."""
+def _elected(ctx: Context) -> float | None:
+    """Return the seconds since the config servers elected their primary; None while they have none."""
     import pymongo
-    from pymongo.errors import PyMongoError
 
-    for address in config_members(client):
-        try:
-            with pymongo.timeout(MEMBER_SECONDS):
-                reply = ctx.clients.mongo_member(address)["admin"].command({"replSetGetStatus": 1})
-        except PyMongoError:
-            continue  # another config server knows it as well
-        return seconds_since_election(reply)
-    return None
+    primary = config_primary(ctx)
+    if primary is None:
+        return None
+    with pymongo.timeout(MEMBER_SECONDS):
+        return seconds_since_election(primary["admin"].command({"replSetGetStatus": 1}))
 
 
 def seconds_since_election(reply: Mapping[str, Any]) -> float | None:

@@ -11,6 +11,7 @@ from credscale.mongo.chunk_watch import with_zone
 from credscale.mongo.settings import seconds_until_open
 from credscale.mongo.status_judge import (
     PROBLEM,
+    balance,
     chunk_counts,
     judge,
     live_routers,
@@ -64,11 +65,11 @@ def _summary(seen: Seen, output: dict[str, Any]) -> str:
     left = [moves_left(seen, each.namespace) for each in sharded if each is not None and not each.no_balance]
     known = [count for count in left if count is not None]
     mode = seen.settings.mode if seen.settings is not None else "unknown"
-    balance = (
+    balanced = (
         f"{sum(known)} moves to go" if any(known) else "balanced" if len(known) == len(left) else "balance unknown"
     )
     return (
-        f"{len(seen.shards)} shards, {members}, {output['collections_total']} sharded collections, {balance}, "
+        f"{len(seen.shards)} shards, {members}, {output['collections_total']} sharded collections, {balanced}, "
         f"balancer {mode}"
     )
 
@@ -190,16 +191,12 @@ def _collections(seen: Seen, *, verbose: bool) -> list[Row]:
             row["bytes"] = sum(seen.bytes.get(sharded.namespace, {}).values())
         row |= {
             "moves left": left,
-            "balance": "by zone" if sharded.namespace in seen.zoned else _balance(left),
+            "balance": balance(seen, sharded.namespace),
             "jumbo": jumbo,
             "balancing": not sharded.no_balance,
         }
         rows.append(row)
     return sorted(rows, key=_notable)
-
-
-def _balance(left: int | None) -> str:
-    return "unknown" if left is None else "even" if left == 0 else "uneven"
 
 
 def _notable(row: Row) -> tuple[bool, int, int, int, str]:

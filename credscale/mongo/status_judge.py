@@ -14,12 +14,13 @@ from credscale.mongo.distribution import (
     remaining_bytes_moves,
     remaining_moves,
 )
+from credscale.mongo.facts import parse_sharded
 from credscale.mongo.members import HEALTHY
 from credscale.mongo.moves import failed_rounds
-from credscale.mongo.status_members import disk_share, state_of
+from credscale.mongo.status_members import UNKNOWN_USER, disk_share, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from credscale.mongo.status_reads import Seen
 
@@ -61,6 +62,8 @@ def _members(seen: Seen) -> Iterator[Row]:
     for member in seen.members:
         state, lag = state_of(seen.members, member)
         where = f"{member.shard} {member.address}"
+        if member.problem == UNKNOWN_USER and state in {"UNKNOWN", *HEALTHY}:
+            continue  # _sets tells it once for all
         if member.problem:
             yield _row(PROBLEM, where, member.problem, "look at its process, its log and the network")
         elif state not in HEALTHY:
@@ -80,8 +83,17 @@ def _members(seen: Seen) -> Iterator[Row]:
 
 def _sets(seen: Seen) -> Iterator[Row]:
     for name in dict.fromkeys(member.shard for member in seen.members):
-        states = [state_of(seen.members, member)[0] for member in seen.members if member.shard == name]
-        if "PRIMARY" not in states:
+        members = [member for member in seen.members if member.shard == name]
+        states = [state_of(seen.members, member)[0] for member in members]
+        strangers = [
+            member.address
+            for member, state in zip(members, states, strict=True)
+            if member.problem == UNKNOWN_USER and state != "ARBITER"
+        ]
+        if strangers:
+            yield _row(REMARK, name, f"not looked at: {', '.join(strangers)}; {UNKNOWN_USER}",
+                       "create it there with the same password and the roles of docs/how-to.md (Rights)")  # fmt: skip
+        if "PRIMARY" not in states and not (strangers and not any(member.view for member in members)):
             yield _row(PROBLEM, name, "it has no primary", "bring a majority of its members back")
     for shard in seen.shards:
         if shard.get("draining"):
@@ -148,24 +160,45 @@ def moves_left(seen: Seen, namespace: str) -> int | None:
     counts = chunk_counts(seen, namespace)
     if counts is None or namespace in seen.zoned:
         return None
-    draining = {str(shard["_id"]) for shard in seen.shards if shard.get("draining")}
-    staying = {shard: count for shard, count in counts.items() if shard not in draining}
+    staying = _staying(seen, counts)
     leaving = sum(counts.values()) - sum(staying.values())
     if seen.server.numbers < BALANCES_BYTES:
         return leaving if leaving else remaining_moves(staying)
     if seen.bytes is None or seen.settings is None:
         return None
-    sizes = {shard: seen.bytes.get(namespace, {}).get(shard, 0) for shard in staying}
-    size = _range_of(seen, namespace)
-    return leaving if leaving else remaining_bytes_moves(Distribution(staying, sizes, size, by_bytes=True))
+    return leaving if leaving else remaining_bytes_moves(_by_bytes(seen, namespace, staying))
+
+
+def balance(seen: Seen, namespace: str) -> str:
+    """Return in a word or two how a collection's data lie."""
+    left = moves_left(seen, namespace)
+    if namespace in seen.zoned or left is None:
+        return "by zone" if namespace in seen.zoned else "unknown"
+    if left:
+        return "uneven"
+    if seen.server.numbers < BALANCES_BYTES:
+        return "even"
+    staying = _staying(seen, chunk_counts(seen, namespace) or {})
+    return "even" if _by_bytes(seen, namespace, staying).is_even else "within three ranges"
+
+
+def _staying(seen: Seen, counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts of the shards that are not draining."""
+    draining = {str(shard["_id"]) for shard in seen.shards if shard.get("draining")}
+    return {shard: count for shard, count in counts.items() if shard not in draining}
+
+
+def _by_bytes(seen: Seen, namespace: str, chunks: dict[str, int]) -> Distribution:
+    """Return how a collection's bytes lie on the shards of these chunk counts."""
+    sizes = {shard: (seen.bytes or {}).get(namespace, {}).get(shard, 0) for shard in chunks}
+    return Distribution(chunks, sizes, _range_of(seen, namespace), by_bytes=True)
 
 
 def _range_of(seen: Seen, namespace: str) -> int:
     """Return the chunk size that holds for a collection, which may have its own since 5.3."""
-    document = next((each for each in seen.collections if each["_id"] == namespace), {})
-    own = document.get("maxChunkSizeBytes")
+    sharded = parse_sharded(next((each for each in seen.collections if each["_id"] == namespace), None))
     size_mb = seen.settings.chunk_size_mb if seen.settings is not None else None
-    return int(own) if own else range_bytes(seen.server, size_mb)
+    return range_bytes(seen.server, size_mb, own=sharded.range_bytes if sharded is not None else 0)
 
 
 def chunk_counts(seen: Seen, namespace: str) -> dict[str, int] | None:

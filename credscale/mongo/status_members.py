@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from credscale.mongo.members import Disk
 
 MEMBER_SECONDS = 2.0
+AUTHENTICATION_FAILED = 18
+UNKNOWN_USER = "the user is not known here (§2.5)"  # a shard's users are its own; an arbiter has none
 LONG_SECTIONS = ("wiredTiger", "metrics", "tcmalloc", "locks", "opLatencies", "flowControl")  # nobody reads them here
 
 
@@ -29,6 +31,7 @@ class Member:
         version: such as 5.0.28.
         view: its reply of replSetGetStatus.
         is_primary: whether it takes writes.
+        is_secondary: whether it follows a primary.
         disk: its file system.
         compatibility: its feature compatibility version; empty where it was not asked.
         changing: whether that is being changed.
@@ -44,6 +47,7 @@ class Member:
     version: str = ""
     view: Mapping[str, Any] = field(default_factory=dict)
     is_primary: bool = False
+    is_secondary: bool = False
     disk: Disk | None = None
     compatibility: str = ""
     changing: bool = False
@@ -66,6 +70,8 @@ def ask(address: str, shard: str, member: Client) -> Member:
         try:
             return dict(member["admin"].command({name: value, **more}))
         except OperationFailure as error:
+            if error.code == AUTHENTICATION_FAILED:  # it holds for every command of the connection
+                raise
             refused.append(f"{name} ({error.code})")
             return {}
 
@@ -73,6 +79,7 @@ def ask(address: str, shard: str, member: Client) -> Member:
         with pymongo.timeout(MEMBER_SECONDS):
             hello = tell("hello")
             primary = found["is_primary"] = bool(hello.get("isWritablePrimary"))
+            found["is_secondary"] = bool(hello.get("secondary"))
             found["version"] = str(tell("buildInfo").get("version", ""))
             found["view"] = tell("replSetGetStatus")
             if not hello.get("arbiterOnly"):
@@ -86,6 +93,8 @@ def ask(address: str, shard: str, member: Client) -> Member:
                 found["chunk_bytes"] = chunk_bytes(tell("serverStatus", **dict.fromkeys(LONG_SECTIONS, 0)))
                 found["deletions"] = member["config"]["rangeDeletions"].count_documents({})
     except OperationFailure as error:
+        if error.code == AUTHENTICATION_FAILED:
+            return Member(address, shard, problem=UNKNOWN_USER)
         refused.append(f"config.rangeDeletions ({error.code})")
     except PyMongoError:
         found["problem"] = "no answer" if not found else "the connection was lost"
@@ -107,7 +116,7 @@ def state_of(members: Sequence[Member], member: Member) -> tuple[str, float | No
         if head is not None and mine["stateStr"] == "SECONDARY":
             lag = max(0.0, float((head["optimeDate"] - mine["optimeDate"]).total_seconds()))
         return str(mine["stateStr"]), lag
-    return ("PRIMARY" if member.is_primary else "UNKNOWN"), None
+    return ("PRIMARY" if member.is_primary else "SECONDARY" if member.is_secondary else "UNKNOWN"), None
 
 
 def disk_share(member: Member) -> float | None:

@@ -15,14 +15,14 @@ from credscale.core.lock import kept_in
 from credscale.mongo import facts, moves
 from credscale.mongo.chunk_watch import with_zone
 from credscale.mongo.commands import config_collection, run
-from credscale.mongo.distribution import BALANCES_BYTES
+from credscale.mongo.distribution import BALANCES_BYTES, NO_MIGRATIONS, parse_migrations
 from credscale.mongo.members import config_members
 from credscale.mongo.operations import MOVING
 from credscale.mongo.settings import parse_settings
 from credscale.mongo.status_members import Member, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from credscale.core.context import Context
@@ -33,7 +33,6 @@ ROUTER_SECONDS = 2.5
 MOST_WORKERS = 64
 HISTORY = timedelta(hours=24)
 NEWEST_ACTIONS = 20
-NO_MIGRATIONS = (6,)
 EITHER = {"$ifNull": ["$uuid", "$ns"]}
 Counts = dict[str, dict[str, int]]  # by collection and shard
 
@@ -172,19 +171,7 @@ def _running(client: Client, server: facts.Server) -> list[dict[str, Any]]:
         {"$currentOp": {"allUsers": True, "idleConnections": False}},
         {"$match": {"$or": named}},
     ]
-    return parse_running(client["admin"].aggregate(pipeline))
-
-
-def parse_running(operations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give operations of $currentOp the form of config.migrations; a move shows on both of its shards."""
-    found = {}
-    for operation in operations:
-        command = operation.get("command") or {}
-        name = next((each for each in MOVING if each in command), None)
-        if name is not None:
-            row = {"ns": command[name], "fromShard": command.get("fromShard"), "toShard": command.get("toShard")}
-            found[tuple(row.values())] = row
-    return list(found.values())
+    return parse_migrations(client["admin"].aggregate(pipeline))
 
 
 def _count(client: Client) -> list[dict[str, Any]]:

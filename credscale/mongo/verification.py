@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from credscale.core.step import Finding, Status, probe, step
 from credscale.mongo import facts
 from credscale.mongo.backup_target import bytes_progress, logical_time, target_of
 from credscale.mongo.commands import retrying
-from credscale.mongo.comparison import Comparison, Proof, compare_with, written_since
+from credscale.mongo.comparison import Comparison, Proof, compare_with, no_oplog, written_since
 from credscale.mongo.digest import digest_documents
 from credscale.mongo.distribution import Owned, active_migrations, owned_and_orphaned
 from credscale.mongo.duplicates import Neighbours, advice, confirmed, copy_rows
@@ -192,12 +193,13 @@ def verify_digest(ctx: Context, *, namespace: str, backup_directory: str) -> Fin
             output |= {"rows": finding_rows(comparison.findings)}
             raise VerificationFailed(
                 f"{namespace} differs from the backup {manifest.folder} in {comparison.buckets} of 1024 buckets, "
-                f"and it cannot be proven that writers did it: {comparison.reason}. Compare while nobody writes, or "
-                "look at the documents named in the output",
+                f"and it cannot be proven that writers did it: {comparison.reason}. Mend that and run verify_digest "
+                "again; where it can't be mended compare while nobody writes, or look at the documents named in the "
+                "output",
                 output,
             )
         output["not_checked"].append(
-            f"differences to the backup of {manifest.finished}: the oplogs no longer reach back to it; the "
+            f"differences to the backup of {manifest.finished}: {comparison.reason}; the "
             f"migration was verified at {record['time']}"
         )
         return Finding(f"the migration was verified at {record['time']}; what changed since is not compared", output)
@@ -214,23 +216,28 @@ def _read(ctx: Context, manifest: Manifest) -> Reading:
     from pymongo.errors import OperationFailure
 
     size = facts.data_size(ctx.clients.mongo(), manifest.namespace).bytes
+    unreadable = no_oplog(ctx, manifest)  # asked before what can take hours, so that it can be mended before
+    if unreadable:
+        ctx.note(f"writers' doing can't be told from loss: {unreadable}")
     with view_of(ctx, manifest.namespace, estimated_seconds(manifest, size)) as view:
         try:
-            return _read_in(ctx, manifest, view, size)
+            return _read_in(ctx, manifest, view, size, unreadable)
         except OperationFailure as error:
             if view.session is None or not is_moment_gone(error):
                 raise
             reason = f"the shards no longer hold the moment that was read (code {error.code})"
     ctx.note(f"{reason}; reading again without a snapshot")
-    return _read_in(ctx, manifest, View(reason=reason), size)
+    return _read_in(ctx, manifest, View(reason=reason), size, unreadable)
 
 
-def _read_in(ctx: Context, manifest: Manifest, view: View, size: int) -> Reading:
+def _read_in(ctx: Context, manifest: Manifest, view: View, size: int, unreadable: str) -> Reading:
+    if view.at is None:
+        view = dataclasses.replace(view, began=logical_time(ctx.clients.mongo(), manifest.namespace))
     name, coll = facts.split_namespace(manifest.namespace)
     neighbours = Neighbours()
     documents = neighbours.watch(scan_raw(ctx.clients.mongo()[name][coll], session=view.session))
     live = digest_documents(documents, bytes_progress(ctx, size))
-    return Reading(live, neighbours, compare_with(ctx, manifest, live, view), view)
+    return Reading(live, neighbours, compare_with(ctx, manifest, live, view, unreadable), view)
 
 
 def _refuse_duplicates(ctx: Context, namespace: str, neighbours: Neighbours, output: dict[str, Any]) -> None:

@@ -133,6 +133,7 @@ def test_the_first_value_is_kept_until_forgotten(server: FakeServer, kind: str) 
     memory.remember("balancer", {"mode": "full"})
     memory.remember("balancer", {"mode": "off"})
     assert memory.recall("balancer") == {"mode": "full"}
+    assert memory.recall_all() == {"balancer": {"mode": "full"}}
     memory.forget("balancer")
     assert memory.recall("balancer") is None
 

@@ -285,6 +285,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("credscale.mongo.sharding.POLL_SECONDS", 0.01)
     monkeypatch.setattr("credscale.mongo.sharding.BUSY_POLL_SECONDS", 0.01)
     monkeypatch.setattr("credscale.mongo.balancer_memory.PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("credscale.mongo.distribution.PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture(scope="module")

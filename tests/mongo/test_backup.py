@@ -165,7 +165,17 @@ def test_what_is_no_plain_collection_is_refused(entry: dict[str, Any], kind: str
 
 
 def test_a_plain_collection_is_not_refused() -> None:
-    refuse_unsupported({"name": "things", "type": "collection", "options": {"capped": False}})
+    entry = {"name": "things", "type": "collection", "options": {"capped": False}}
+    assert refusal(entry) is None
+    assert refusal({**entry, "options": {"capped": True}}) is not None
+
+
+def refusal(entry: dict[str, Any]) -> PreconditionFailed | None:
+    try:
+        refuse_unsupported(entry)
+    except PreconditionFailed as error:
+        return error
+    return None
 
 
 def walked(content: bytes, tmp: Path) -> list[bytes]:
@@ -545,9 +555,28 @@ def test_mongodump_dies_with_its_run(tmp_path: Path) -> None:
     program.chmod(0o755)
     with subprocess.Popen([sys.executable, "-c", KILLED, str(program), str(tmp_path)]) as run:
         wait_for(pid_file.exists, 20)
+        child = int(pid_file.read_text())
+        assert is_alive(child)
         run.kill()
-    child = int(pid_file.read_text())
-    wait_for(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, 10)
+    wait_for(lambda: not is_alive(child), 10)
+    assert not is_alive(child)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_mongodump_that_stands_still_is_ended(tmp_path: Path) -> None:
+    """As with a mongos that neither answers nor closes the connection."""
+    program, pid_file = tmp_path / "mongodump", tmp_path / "pid"
+    program.write_text(f"#!/bin/sh\necho $$ > {pid_file}\necho waiting for a server\nexec sleep 60\n")
+    program.chmod(0o755)
+    with pytest.raises(PreconditionFailed, match="wrote nothing for .* waiting for a server"):
+        run_mongodump(str(program), Access("mongodb://h"), "db.things", tmp_path / "out", poll=0.05, still=0.5)
+    assert not is_alive(int(pid_file.read_text()))
 
 
 @pytest.mark.scenario

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,8 @@ def test_the_dump_stays_there_and_the_hashes_come_here(notes: Path, tmp_path: Pa
         "SHA256SUMS", "things.bson", "things.metadata.json",
     ]  # fmt: skip
     assert reading.survey.digest == digest_documents(RAWS)
+    began = datetime.fromisoformat(reading.external["time"]).timestamp()
+    assert began <= notes.stat().st_mtime, "what is written while mongodump reads may not be in the dump"
     assert (reading.engine, reading.external["id"]) == ("mongodump", f"backup1:{tmp_path}/there")
     assert reading.external["known"]["files"]["db/things.bson"]["bytes"] == 10
     assert "mongodump counted 29 documents and the pass for the hashes 30" in reading.external["not_checked"][1]

@@ -125,6 +125,32 @@ def test_a_sample_restores_with_its_indexes(things: Collection[Any], tmp_path: P
 
 
 @pytest.mark.scenario
+def test_documents_are_restored_with_majority_as_they_are_read_again(things: Collection[Any], tmp_path: Path) -> None:
+    """Before 5.0 the server's own choice is w: 1, and what a majority does not have yet the comparison would miss."""
+    from pymongo import MongoClient
+    from pymongo.monitoring import CommandListener
+
+    concerns: list[Any] = []
+
+    class Listener(CommandListener):
+        def started(self, event: Any) -> None:
+            if event.command_name == "insert":
+                concerns.append(event.command.get("writeConcern", {}).get("w"))
+
+        def succeeded(self, event: Any) -> None:
+            """Look at the beginnings only."""
+
+        def failed(self, event: Any) -> None:
+            """Look at the beginnings only."""
+
+    backup.dump(things, tmp_path / "b", facts=facts_of(things), needed=0)
+    host, port = things.database.client.address or ("", 0)
+    with MongoClient(host, port, directConnection=True, event_listeners=[Listener()]) as client:
+        restore(tmp_path / "b", client[things.database.name]["scratch"])
+    assert set(concerns) == {"majority"}
+
+
+@pytest.mark.scenario
 def test_an_index_that_cannot_be_built_is_named(things: Collection[Any], tmp_path: Path) -> None:
     """Two shards can hold the same value of an index that is unique on each of them."""
     folder = tmp_path / "b"

@@ -14,7 +14,7 @@ from bson import Timestamp
 from credscale.core.errors import StepFailed, VerificationFailed
 from credscale.core.step import Status
 from credscale.mongo import backup as engine
-from credscale.mongo import backup_restore, backup_source, backup_steps, backup_target, backup_trial
+from credscale.mongo import backup_manifest, backup_restore, backup_source, backup_steps, backup_target, backup_trial
 from credscale.mongo.backup_engine import Tool
 from credscale.mongo.backup_steps import backup
 from credscale.mongo.backup_target import target_of
@@ -43,6 +43,7 @@ class Taken:
     folder: Path = Path("old")
     digest: Digest = field(default_factory=lambda: digest_of(1, 2))
     verified: str | None = "2026-11-23"
+    finished: str = "2026-11-24"
     sharded_at_start: bool = False
     restore_checked: dict[str, Any] | None = None
     engine: str = "native"
@@ -90,7 +91,9 @@ class Shelf:
     def mark(self, folder: Path, **changes: Any) -> Taken:
         self.log.append(f"mark {[*changes]}")
         self.marked |= changes
-        return next(each for each in self.backups if each.folder == folder)
+        found = next(each for each in self.backups if each.folder == folder)
+        found.point = changes.get("point", found.point)
+        return found
 
     def restore(self, *_: object, **given: Any) -> Digest:
         self.log.append("restore" if given["sample"] is None else f"restore {given['sample']}")
@@ -111,8 +114,9 @@ def shelf(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     monkeypatch.setattr(backup_steps, "timed_digest", lambda *_: (shelf.live, SINCE, UNTIL))
     monkeypatch.setattr(backup_steps, "find_mongodump", lambda: None)
     monkeypatch.setattr(backup_trial, "_drop_scratch", lambda _: shelf.log.append("drop"))
-    for name in ("dump", "verify", "mark"):
+    for name in ("dump", "verify"):
         monkeypatch.setattr(engine, name, getattr(shelf, name))
+    monkeypatch.setattr(backup_manifest, "mark", shelf.mark)
     for name in ("restore", "restore_indexes"):
         monkeypatch.setattr(backup_restore, name, getattr(shelf, name))
     return shelf
@@ -131,6 +135,7 @@ def test_one_of_the_same_data_is_kept(shelf: Shelf, ctx: Context) -> None:
     result = backup(ctx, **BACKUP)
     assert (result.status, result.output["baseline"]) == (Status.OK, "kept")
     assert result.summary == "the backup old holds the same data; it was read again and found whole"
+    assert "found equal to the live documents" in result.output["point"]["looked_at"]["statement"]
 
 
 def test_one_of_other_data_is_not_kept(shelf: Shelf, ctx: Context) -> None:
@@ -194,7 +199,11 @@ def test_a_kept_one_needs_the_oplogs_from_the_last_look_on_only(shelf: Shelf, ct
     """Otherwise the oplogs would have to reach back to a backup that may be weeks old."""
     shelf.backups = [Taken()]
     backup(ctx, **BACKUP)
+    point = shelf.marked.pop("point")
     assert shelf.marked == {"operation_time_start": SINCE, "operation_time_end": UNTIL}
+    assert (point["looked_at"]["start"], point["looked_at"]["end"]) == ([50, 1], [60, 1])
+    assert "(50,1) and 1970-01-01T00:01:00Z (60,1)" in point["looked_at"]["statement"]
+    assert point["statement"] == "of a moment"
 
 
 def test_the_baseline_of_a_migration_keeps_its_times(shelf: Shelf, ctx: Context, cluster: FakeCluster) -> None:
@@ -332,7 +341,10 @@ def test_a_declared_snapshot_is_recorded_with_the_hashes(shelf: Shelf, ctx: Cont
     assert result.status is Status.CHANGED
     assert result.changes[0].startswith("record snapshot:vol-1 as the backup of shop.orders, with the hashes of 2")
     assert "not checked: whether the snapshot vol-1 exists" in result.summary
-    assert len(result.output["not_checked"]) == 3
+    assert len(result.output["not_checked"]) == 4
+    assert "are in no backup" in result.output["not_checked"][2]
+    assert declared.partition("@")[2].removesuffix("Z") in result.output["not_checked"][2]
+    assert "are in no backup" in result.summary
     again = backup(ctx, **BACKUP, external=declared)
     assert (again.status, again.output["baseline"]) == (Status.OK, "kept")
 

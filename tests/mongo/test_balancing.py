@@ -171,6 +171,16 @@ def test_a_round_that_does_not_end_says_what_it_waits_for(
         stop_balancer(ctx, **WANTED)
 
 
+def test_a_round_is_waited_for_though_its_move_can_not_be_read(
+    cluster: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("credscale.mongo.balancer_switch.ROUND_SECONDS", 0.0)
+    cluster.in_round, cluster.version = True, "7.0.14"
+    cluster.failures["currentOp"] = [OperationFailure("not authorized", 13)] * 9
+    with pytest.raises(StepFailed, match=r"in a round; what it moves can't be read \(Unauthorized\)"):
+        stop_balancer(ctx, **WANTED)
+
+
 def test_an_election_while_the_mode_is_remembered_is_waited_for(
     cluster: FakeCluster, make_context: Callable[..., Context]
 ) -> None:
@@ -340,7 +350,34 @@ def test_the_balancer_stays_off_while_shard_collection_is_at_work(
     assert result.summary.endswith("invoke mongo.restore-balancer --env unit")
     cluster.operations = []
     assert restore_balancer(ctx).summary == "the balancer is full again, as before the run"
-    assert (cluster.mode, ctx.lease.recall("keep_balancer_off")) == ("full", None)
+    assert (cluster.mode, balancer_memory.kept_off(ctx)) == ("full", [])
+
+
+def test_each_collection_keeps_the_balancer_off_by_itself(cluster: FakeCluster, ctx: Context) -> None:
+    half_sharded(ctx, cluster)
+    balancer_memory.keep_off(ctx, "shop.carts", "shardCollection of shop.carts was sent and not read back")
+    assert sorted(balancer_memory.kept_off(ctx)) == ["shop.carts", NAMESPACE]
+    cluster.operations = [{"command": {"shardCollection": "shop.carts", "$db": "admin"}}]
+    balancer_memory.allow(ctx, NAMESPACE)
+    assert "shardCollection of shop.carts is still at work" in restore_balancer(ctx).summary
+    assert (cluster.mode, balancer_memory.kept_off(ctx)) == ("off", ["shop.carts"])
+    cluster.operations = []
+    restore_balancer(ctx)
+    assert (cluster.mode, balancer_memory.kept_off(ctx)) == ("full", [])
+
+
+def test_nothing_is_changed_that_could_not_be_put_back(
+    cluster: FakeCluster, make_context: Callable[..., Context]
+) -> None:
+    """An update whose filter finds no document is no error to the server."""
+
+    class Gone(MemoryLease):
+        def remember(self, key: str, value: Any) -> None:
+            """Keep nothing, as when somebody has removed the lease document."""
+
+    with pytest.raises(StepFailed, match="can't be kept in the target"):
+        stop_balancer(make_context(lease=Gone()), **WANTED)
+    assert (cluster.mode, cluster.log) == ("full", [])
 
 
 def test_the_balancer_stays_off_while_it_cannot_be_told(cluster: FakeCluster, ctx: Context) -> None:
@@ -358,7 +395,7 @@ def test_the_balancer_stays_off_while_chunks_do_not_tile(cluster: FakeCluster, c
     assert cluster.mode == "off"
     cluster.chunks.insert(1, missing)
     restore_balancer(ctx)
-    assert (cluster.mode, ctx.lease.recall("keep_balancer_off")) == ("full", None)
+    assert (cluster.mode, balancer_memory.kept_off(ctx)) == ("full", [])
 
 
 def test_what_somebody_else_set_since_is_not_undone(cluster: FakeCluster, ctx: Context) -> None:

@@ -110,7 +110,7 @@ def test_what_is_tracked() -> None:
     assert first.identity != other.identity
     own = parse_tracked({**document, "maxChunkSizeBytes": 1 << 20})
     assert own is not None
-    assert (first.range_bytes, own.range_bytes) == (0, 1 << 20)
+    assert (first.sharded.range_bytes, own.sharded.range_bytes) == (0, 1 << 20)
 
 
 def test_a_costly_value_is_read_again_only_when_due() -> None:

@@ -83,7 +83,7 @@ def test_a_slow_election_is_waited_for_like_any_other(cluster: FakeCluster) -> N
 
 def test_one_list_of_passing_codes() -> None:
     """What a command, a scan and a deployment wait for differs only where it must."""
-    assert {43, 175, 237} == CURSOR_LOST - RETRYABLE
+    assert {43, 136, 175, 237} == CURSOR_LOST - RETRYABLE
     assert {replies.UNREACHABLE} == replies.TRANSIENT - RETRYABLE
     assert not is_passing(OperationFailure("no such cursor", 43))
     assert is_passing(OperationFailure("no such cursor", 43), CURSOR_LOST)

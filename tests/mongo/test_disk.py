@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from credscale.core.errors import StepFailed
 from credscale.mongo import backup_target, disk
-from credscale.mongo.disk import verify_disk
-from tests.mongo.conftest import KEY, NAMESPACE
+from credscale.mongo.disk import Space, verify_disk
+from credscale.mongo.facts import DataSize
+from credscale.mongo.members import Disk
+from tests.mongo.conftest import KEY, NAMESPACE, FakeClients
 from tests.mongo.test_backup_steps import Taken, digest_of, unfinished
 
 if TYPE_CHECKING:
@@ -21,13 +24,25 @@ if TYPE_CHECKING:
 STORAGE = 5000  # what the fake cluster's collStats says
 
 
+def members_say(monkeypatch: pytest.MonkeyPatch, space: Space | Exception) -> None:
+    """Let every member say this of its disk."""
+
+    def read(_member: Any) -> Space:
+        if isinstance(space, Exception):
+            raise space
+        return space
+
+    monkeypatch.setattr(FakeClients, "mongo_member", lambda *_, **_options: None)
+    monkeypatch.setattr(disk, "read_space", read)
+
+
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> list[Taken]:
     """Return the finished backups; the live collection has two documents."""
     backups: list[Taken] = []
     cluster.documents = 2
     monkeypatch.setattr(backup_target.Target, "backups", lambda _self: backups)
-    monkeypatch.setattr(disk, "_free", lambda *_: 10**9)
+    members_say(monkeypatch, Space(Disk(10**10, 10**9), 0))
     return backups
 
 
@@ -95,3 +110,85 @@ def test_a_restore_check_that_was_done_needs_no_room(shelf: list[Taken], ctx: Co
     shelf.append(Taken(restore_checked={"documents": 1}))
     assert not any("restore" in purpose for purpose in needed(ctx, tmp_path, restore_sample=1))
     assert any("restore" in purpose for purpose in needed(ctx, tmp_path))
+
+
+SIZE = DataSize(1000, 10**6, 6 * 10**5, 4 * 10**5, {"s1": 10**6})
+
+
+def test_a_donor_has_its_index_twice_and_a_recipient_its_share() -> None:
+    def needed(shard: str, *, index_missing: bool = True) -> int:
+        return disk.needed_on_shard(SIZE, shard, 4, index_missing=index_missing, holds_all=shard == "s1")
+
+    assert needed("s1") == 1000 * 40 * 2 * 1.2
+    assert needed("s1", index_missing=False) == 0
+    assert needed("s2") == int((10**6 + 40_000) / 4 * 1.3)
+    assert needed("s2", index_missing=False) == int(10**6 / 4 * 1.3)
+
+
+@pytest.mark.parametrize(
+    ("needed", "found", "rehearsal", "judged"),
+    [
+        (10, Disk(1000, 700), False, "ok"), (301, Disk(1000, 700), False, "too small"),
+        (101, Disk(1000, 700), False, "too full"), (101, Disk(1000, 700), True, "ok"),
+        (0, Disk(1000, 990), False, "too full"), (0, Disk(0, 0), False, "unknown"),
+    ],
+)  # fmt: skip
+def test_a_disk_is_judged_alike_by_pre_flight_and_step(needed: int, found: Disk, rehearsal: bool, judged: str) -> None:
+    assert disk.verdict(needed, found, rehearsal=rehearsal) == judged
+
+
+@pytest.mark.parametrize(
+    ("stats", "growth"),
+    [({"maxSize": 100, "storageSize": 30, "size": 90}, 70), ({"maxSize": 100, "size": 120}, 0), ({}, None)],
+)
+def test_how_much_an_oplog_may_still_grow(stats: dict[str, int], growth: int | None) -> None:
+    assert disk.parse_oplog_growth(stats) == growth
+
+
+class Node:
+    """A member that has no database of the user's."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def __getitem__(self, name: str) -> Any:
+        def command(request: dict[str, Any]) -> dict[str, Any]:
+            self.asked.append((name, request))
+            if "dbStats" in request:
+                return {"fsTotalSize": 100.0, "fsUsedSize": 10.0} if name == "admin" else {}
+            return {"maxSize": 50, "size": 20}
+
+        return type("Database", (), {"command": staticmethod(command)})()
+
+
+def test_a_recipient_without_the_users_database_tells_its_disk() -> None:
+    node: Any = Node()
+    assert disk.read_space(node) == Space(Disk(100, 10), 30)
+    assert node.asked[0] == ("admin", {"dbStats": 1})
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (Space(Disk(10**10, 10**10 - 10), 0), "too little disk space: .* free 10"),
+        (Space(Disk(10**10, 9 * 10**9), 0), "would be more than 80% full"),
+        (Space(Disk(10**10, 10**9), 10**10), "and its oplog's growth, free 9000000000"),
+    ],
+)
+def test_members_that_are_too_small_or_too_full_stop(
+    shelf: list[Taken], ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: Space, said: str
+) -> None:
+    assert shelf == []
+    members_say(monkeypatch, space)
+    with pytest.raises(StepFailed, match=said):
+        needed(ctx, tmp_path)
+
+
+def test_a_member_that_does_not_answer_is_named(
+    shelf: list[Taken], ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shelf == []
+
+    members_say(monkeypatch, AutoReconnect("no answer"))
+    result = verify_disk(ctx, namespace=NAMESPACE, backup_directory=str(tmp_path))
+    assert "not readable: shard1:27018, shard2:27018" in result.summary

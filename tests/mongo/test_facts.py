@@ -9,11 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pymongo
 import pytest
-from bson import Binary, MaxKey, MinKey, json_util
+from bson import Binary, MaxKey, MinKey, Timestamp, json_util
+from pymongo.errors import ServerSelectionTimeoutError
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo import distribution, facts, members
+from credscale.mongo import distribution, facts, members, operations
 
 CASES = sorted((Path(__file__).parents[1] / "cases" / "mongo" / "facts").glob("*.json"))
 
@@ -118,6 +120,93 @@ def test_offset_of_log_lines() -> None:
     assert members.utc_offset(["2020-01-01 old format"]) is None
 
 
-def test_sick_replica_set() -> None:
-    health = members.Health("rs", {"a:1": "SECONDARY", "b:1": "RECOVERING"}, 0.0)
-    assert health.problems == ("b:1 is RECOVERING", "there is no primary")
+def test_a_log_written_in_utc_does_not_tell_the_hosts_zone() -> None:
+    assert members.utc_offset(['{"t":{"$date":"2026-11-23T11:14:24.885Z"},"s":"I"}']) is None
+    in_utc = members.utc_offset(['{"t":{"$date":"2026-11-23T11:14:24.885+00:00"},"s":"I"}'])
+    assert in_utc is not None
+    assert in_utc.total_seconds() == 0
+
+
+def test_a_lag_that_only_the_primary_sees_is_none() -> None:
+    case = (
+        Path(__file__).parents[1] / "cases/mongo/facts/lags_of_three_members_as_the_primary_sees_them.json"
+    ).read_text()
+    primary = json_util.loads(case)["reply"][0][0]
+    newest = next(each["optimeDate"] for each in primary["members"] if each["stateStr"] == "PRIMARY")
+    own = {"members": [{**each, "optimeDate": newest} for each in primary["members"]]}
+    assert set(members.lags([primary]).values()) == {10.0}
+    assert set(members.lags([primary, own]).values()) == {0.0}
+    assert members.lags([{"members": [{"name": "a", "stateStr": "(not reachable/healthy)"}]}]) == {}
+
+
+def test_a_member_that_hangs_is_left_after_a_while() -> None:
+    limits = []
+
+    class Member:
+        """Hangs where it is first, and is the primary where it is second."""
+
+        def __init__(self, address: str) -> None:
+            self.address = address
+
+        def __getitem__(self, _name: str) -> Member:
+            return self
+
+        def command(self, _request: dict[str, Any]) -> dict[str, Any]:
+            limits.append(pymongo._csot.remaining())
+            if self.address == "a:1":
+                raise ServerSelectionTimeoutError("no answer")
+            return {"isWritablePrimary": True}
+
+    class Run:
+        """A run whose clients give such members."""
+
+        def __init__(self) -> None:
+            self.clients = self
+
+        def mongo_member(self, address: str, **_options: float) -> Member:
+            return Member(address)
+
+    run: Any = Run()
+    found: Any = members.first_answering(run, facts.Shard("s", "s", ("a:1", "b:1"), 1, False))
+    assert found.address == "b:1"
+    assert all(limit is not None and limit <= members.MEMBER_DEADLINE for limit in limits)
+    assert len(limits) >= 2
+
+
+def test_the_oplog_is_read_within_bounds() -> None:
+    options = []
+
+    class Node:
+        """Its oplog has two entries."""
+
+        def __getitem__(self, _name: str) -> Node:
+            return self
+
+        def find_one(self, _query: Any, *, sort: Any, max_time_ms: int) -> dict[str, Any]:
+            options.append(max_time_ms)
+            return {"ts": Timestamp(3600 if sort[0][1] == -1 else 0, 1), "o": {}}
+
+        def command(self, _request: dict[str, Any]) -> dict[str, Any]:
+            return {"size": 25, "maxSize": 100}
+
+    node: Any = Node()
+    assert members.oplog_window(node) == members.OplogWindow(1.0, whole=False, fill=0.25, most=100)
+    assert options == [members.MEMBER_MILLISECONDS] * 2
+
+
+def test_operations_under_way_are_read_within_bounds() -> None:
+    options = []
+
+    class Admin:
+        """Answers $currentOp."""
+
+        def __getitem__(self, _name: str) -> Admin:
+            return self
+
+        def aggregate(self, pipeline: list[dict[str, Any]], *, maxTimeMS: int) -> list[Any]:  # noqa: N803
+            options.append((next(iter(pipeline[0])), maxTimeMS))
+            return []
+
+    admin: Any = Admin()
+    assert operations.current(admin) == []
+    assert options == [("$currentOp", members.MEMBER_MILLISECONDS)]

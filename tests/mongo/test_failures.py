@@ -158,7 +158,7 @@ def test_the_servers_label_counts_where_the_code_says_nothing() -> None:
 
 
 def test_a_lost_cursor_is_for_those_who_can_go_on() -> None:
-    assert {43, 175, 237} == CURSOR_LOST - RETRYABLE
+    assert {43, 136, 175, 237} == CURSOR_LOST - RETRYABLE
     assert is_passing(CursorNotFound("gone", 43, {"code": 43, "errmsg": "gone"}), CURSOR_LOST)
 
 
@@ -179,3 +179,23 @@ def test_the_advised_error_keeps_what_it_is() -> None:
 def test_the_named_set_stays_in_the_text() -> None:
     told = 'Could not find host matching read preference { mode: "primary" } for set shard2ReplSet'
     assert "for set shard2ReplSet (FailedToSatisfyReadPreference 133)" in str(advised(OperationFailure(told, 133)))
+
+
+def test_a_member_that_does_not_know_the_user_is_told_from_a_wrong_connection_string() -> None:
+    """A shard's users are its own (§2.5), so mongos can accept what a member refuses."""
+    advice = explain_failure(OperationFailure("Authentication failed.", 18)).advice
+    assert "authSource" in advice
+    assert "a member of a shard has refused, create the user there" in advice
+    assert "docs/how-to.md (Rights)" in advice
+
+
+def test_an_operation_ended_by_an_operator_is_not_repeated_behind_his_back() -> None:
+    failure = explain_failure(OperationFailure("operation was interrupted", 11601))
+    assert (failure.code_name, failure.action, failure.patience) == ("Interrupted", READ_BACK, 0.0)
+    assert "killOp" in failure.meaning
+
+
+def test_a_stale_database_version_passes_and_a_capped_collection_that_ran_over_asks_for_a_new_cursor() -> None:
+    assert is_passing(OperationFailure("stale", 249))
+    assert not is_passing(OperationFailure("position lost", 136))
+    assert is_passing(OperationFailure("position lost", 136), CURSOR_LOST)

@@ -9,7 +9,8 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
-from credscale.mongo.indexing import build_progress
+from credscale.mongo import indexing
+from credscale.mongo.indexing import await_builds, build_progress
 from credscale.mongo.sharding import create_shard_key_index
 from tests.mongo.conftest import COLLECTION, DATABASE, KEY, NAMESPACE
 
@@ -25,6 +26,9 @@ THREAD = {
 }  # fmt: skip
 
 
+USUAL_PAUSE = indexing.POLL_SECONDS
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("credscale.mongo.indexing.POLL_SECONDS", 0.001)
@@ -34,7 +38,7 @@ def shows(monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster, *looks: list[An
     """Let $currentOp show one thing after the other, then nothing."""
     rest = list(looks)
     database = type(cluster["admin"])
-    monkeypatch.setattr(database, "aggregate", lambda *_: rest.pop(0) if rest else [])
+    monkeypatch.setattr(database, "aggregate", lambda *_, **_options: rest.pop(0) if rest else [])
 
 
 def notes(ctx: Context) -> list[str]:
@@ -56,7 +60,7 @@ def test_a_lost_connection_waits_for_the_build_before_asking_again(
     cluster.failures["createIndexes"] = [AutoReconnect("mongos went away")]
     looks: list[list[Any]] = [[], [BUILDING], [THREAD], [THREAD]]
 
-    def look(*_: Any) -> list[Any]:
+    def look(*_: Any, **_options: Any) -> list[Any]:
         assert len(sent) <= 1 or not looks, "asked again while the build was under way"
         return looks.pop(0) if looks else []
 
@@ -84,7 +88,7 @@ def test_a_build_that_was_given_up_is_begun_again(
     looks: list[list[Any]] = [[THREAD]]
     cluster.indexes.append({"v": 2, **SPEC})
 
-    def look(*_: Any) -> list[Any]:
+    def look(*_: Any, **_options: Any) -> list[Any]:
         if not looks and cluster.log == []:
             del cluster.indexes[1:]  # the server has given it up and dropped it
         return looks.pop(0) if looks else []
@@ -92,6 +96,19 @@ def test_a_build_that_was_given_up_is_begun_again(
     monkeypatch.setattr(type(cluster["admin"]), "aggregate", look)
     assert create_shard_key_index(ctx, namespace=NAMESPACE, shard_key=KEY).status is Status.CHANGED
     assert cluster.log == ["createIndexes"]
+
+
+def test_a_build_of_hours_is_looked_at_every_few_seconds(
+    cluster: FakeCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look lists all operations of all shards."""
+    monkeypatch.setattr(indexing, "POLL_SECONDS", USUAL_PAUSE)
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    shows(monkeypatch, cluster, [THREAD], [THREAD])
+    assert await_builds(ctx, NAMESPACE)
+    assert len(pauses) == 2
+    assert min(pauses) >= 5
 
 
 def test_current_op_that_may_not_be_read_holds_nothing_up(cluster: FakeCluster, ctx: Context) -> None:

@@ -13,9 +13,11 @@ from credscale.core.errors import StepFailed
 from credscale.core.step import Status
 from credscale.mongo import monitoring, plots
 from credscale.mongo.distribution import Distribution
+from credscale.mongo.members import window_offset
 from credscale.mongo.monitoring import Watch, monitor_distribution, thin
+from credscale.mongo.shard_answers import index_monitor
 from tests.mongo.conftest import NAMESPACE
-from tests.mongo.watched_cluster import WatchedCluster
+from tests.mongo.watched_cluster import FakeMember, WatchedCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,6 +145,28 @@ def test_says_why_nothing_moves(
     with pytest.raises(StepFailed, match=said) as caught:
         monitor_distribution(ctx, **HASTY)
     assert "What has moved stays moved" in caught.value.result.summary
+
+
+def test_a_config_server_that_is_down_hides_nothing_that_the_primary_knows(
+    sharded: WatchedCluster, ctx: Context
+) -> None:
+    down = FakeMember("config0:27019", "configReplSet")
+    down.down = True
+    sharded.members["config0:27019"] = down
+    sharded.do_getShardMap = lambda _request: {  # type: ignore[method-assign]
+        "map": {"config": "configReplSet/config0:27019,config1:27019"}
+    }
+    primary = sharded.members["config1:27019"]
+    primary.replies["serverStatus"] = {"shardedIndexConsistency": {"numShardedCollectionsWithInconsistentIndexes": 2}}
+    assert window_offset(ctx) == timedelta()
+    found = index_monitor(ctx)
+    assert (found.not_checked, len(found.findings)) == ("", 1)
+    electing(sharded)
+    with pytest.raises(StepFailed, match="elected a primary 60 s ago"):
+        monitor_distribution(ctx, **HASTY)
+    primary.down = True
+    assert window_offset(ctx) is None
+    assert index_monitor(ctx).not_checked.endswith("no primary answered")
 
 
 def test_a_closed_window_is_waited_for_and_announced_once(

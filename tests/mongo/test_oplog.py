@@ -14,7 +14,9 @@ from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure
 
 from credscale.core.errors import ConnectFailed, VerificationFailed
 from credscale.mongo.digest import Difference, DocumentId, compare, document_hashes, document_id
-from credscale.mongo.oplog import Concurrent, Explained, Operation, covers, explain, user_operations
+from credscale.mongo.explanation import Concurrent, Explained, Times
+from credscale.mongo.explanation import explain as explain_by
+from credscale.mongo.oplog import Operation, OplogUnusable, await_majority, covers, user_operations
 from credscale.mongo.scan import scan_raw
 
 if TYPE_CHECKING:
@@ -156,10 +158,16 @@ def test_statements_of_a_retryable_session_stand_for_themselves() -> None:
 
 def test_a_transaction_older_than_the_oplog_is_an_error() -> None:
     oplog = FakeOplog(command({"commitTransaction": 1, "commitTimestamp": ts(9)}, before=2), first=9)
-    with pytest.raises(VerificationFailed, match="oplog of rs0 no longer holds the beginning"):
-        read(oplog)
+    with pytest.raises(OplogUnusable, match="oplog of rs0 no longer holds the beginning"):
+        read(oplog, since=9)
     later = FakeOplog(command({"applyOps": [insert(1)]}, before=2, multiOpType=1), first=9)
-    assert read(later) == [("i", 1, 9)]
+    assert read(later, since=9) == [("i", 1, 9)]
+
+
+def test_an_oplog_that_begins_too_late_is_no_proof() -> None:
+    """It would give the later entries alone, without a word."""
+    with pytest.raises(OplogUnusable, match="oplog of rs0 no longer reaches back to 1970-01-01T00:00:01"):
+        read(FakeOplog(insert(1), first=9))
 
 
 class Dying(FakeOplog):
@@ -219,6 +227,44 @@ def test_covers() -> None:
     assert not covers(oplog, ts(4))
     empty: Any = FakeOplog()
     assert not covers(empty, ts(9))
+
+
+def test_a_shard_added_since_has_all_of_its_oplog() -> None:
+    initiation = {"op": "n", "ns": "", "o": {"msg": "initiating set"}}
+    oplog: Any = FakeOplog(initiation, insert(1), first=5)
+    assert covers(oplog, ts(1))
+    assert read(oplog) == [("i", 1, 6)]
+
+
+class Lagging:
+    """A member whose majority point comes to each of these times in turn."""
+
+    def __init__(self, *times: int) -> None:
+        self.times = [*times]
+        self.admin = self
+
+    def __getitem__(self, name: str) -> Lagging:
+        return self
+
+    def command(self, request: Entry) -> Entry:
+        assert request == {"hello": 1}
+        time = self.times.pop(0) if len(self.times) > 1 else self.times[0]
+        return {"secondary": True, "lastWrite": {"opTime": {"ts": ts(99)}, "majorityOpTime": {"ts": ts(time)}}}
+
+
+def test_a_member_that_lags_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("credscale.mongo.oplog.MAJORITY_PAUSE", 0.0)
+    member: Any = Lagging(3, 7, 8, 20)
+    await_majority(member, "rs0", ts(8))
+    assert member.times == [20]
+    behind: Any = Lagging(3)
+    with pytest.raises(OplogUnusable, match="member of rs0 has at majority only what was written up to"):
+        await_majority(behind, "rs0", ts(8), deadline=0.0)
+
+
+def explain(difference: Difference, operations: Any, present: Any, complete: Timestamp | None = None) -> Explained:
+    """Explain where of a document nothing is known but whether it is there."""
+    return explain_by(difference, operations, lambda ids: {item: [b""] for item in present(ids)}, Times(complete))
 
 
 A = doc("a")
@@ -402,6 +448,7 @@ def test_a_servers_oplog_explains_its_writers(client: MongoClient[Any]) -> None:
     since = client.admin.command("ping")["operationTime"]
     things.insert_one({"_id": "new"})
     things.update_one({"_id": 1}, {"$set": {"v": 1}})
+    things.replace_one({"_id": 5}, {"v": 5})  # SecantusDB has no server's form of a diff in its oplog
     things.delete_one({"_id": 2})
     client.oplog.others.insert_one({"_id": 3})
     with client.start_session() as session, session.start_transaction():
@@ -409,17 +456,18 @@ def test_a_servers_oplog_explains_its_writers(client: MongoClient[Any]) -> None:
         things.delete_one({"_id": 4}, session=session)
     after = document_hashes(scan_raw(things), range(1024))
     assert covers(client, since)
-    assert not covers(client, Timestamp(1, 1))
+    assert covers(client, Timestamp(1, 1))  # it begins with its replica set's initiation
     operations = list(user_operations(lambda: client, "rs0", things.full_name, since))
 
-    def present(ids: set[DocumentId]) -> set[DocumentId]:
-        wanted = {"_id": {"$in": [item.value for item in ids]}}
-        return {doc(found["_id"]) for found in things.find(wanted, {"_id": 1})}
+    def now(ids: set[DocumentId]) -> dict[DocumentId, list[bytes]]:
+        return {item: [raw for raw in scan_raw(things) if document_id(raw) == item] for item in ids}
 
-    explained = explain(compare(before, after), operations, present)
+    explained = explain_by(compare(before, after), operations, now)
     assert explained.clean
     assert {item.value for item in explained.concurrent.inserted} == {"new", "in transaction"}
-    assert {item.value for item in explained.concurrent.updated} == {1}
+    assert {item.value for item in explained.concurrent.updated} == {1, 5}
     assert {item.value for item in explained.concurrent.deleted} == {2, 4}
     kept = [item for item in operations if item.id.value != 4]
-    assert explain(compare(before, after), kept, present).lost == (doc(4),)
+    assert explain_by(compare(before, after), kept, now).lost == (doc(4),)
+    things.replace_one({"_id": 5}, {"v": 4})
+    assert explain_by(compare(before, after), operations, now).lost_updates == (doc(5),)

@@ -19,8 +19,9 @@ from credscale.mongo import backup_target, comparison, point_reads
 from credscale.mongo import dump_files as files
 from credscale.mongo.backup_baseline import encode, hashes_file
 from credscale.mongo.digest import document_hash, document_id, id_key
+from credscale.mongo.joining import baseline
 from credscale.mongo.oplog import Operation
-from credscale.mongo.point_reads import asked_shards, baseline, percentile, sample_of, targeted, verify_reads
+from credscale.mongo.point_reads import asked_shards, percentile, sample_of, targeted, verify_reads
 from tests.mongo.conftest import NAMESPACE
 
 if TYPE_CHECKING:
@@ -118,8 +119,11 @@ def stored(
     monkeypatch.setattr(point_reads, "_shards_of", lambda *asked: 1 if "createdAt" in asked[2] else 2)
     monkeypatch.setattr(point_reads, "no_oplog", lambda *_: "")
     monkeypatch.setattr(point_reads, "written_since", lambda *_: iter(()))
+    monkeypatch.setattr(point_reads, "logical_time", lambda *_: None)
     monkeypatch.setattr(
-        point_reads, "present", lambda _client, _manifest, ids: {item for item in ids if held.get(str(item.value))}
+        point_reads,
+        "documents_now",
+        lambda _client, _manifest, ids: {item: held.get(str(item.value), []) for item in ids},
     )
     monkeypatch.setattr(comparison, "PAUSE_SECONDS", 0.0)
     assert ctx

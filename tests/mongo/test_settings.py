@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo.settings import check_chunk_size, eta, parse_settings, parse_window, seconds_until_open
+from credscale.mongo.settings import (
+    DOCUMENTS,
+    FIELDS,
+    check_chunk_size,
+    eta,
+    parse_settings,
+    parse_window,
+    seconds_until_open,
+)
 
 NIGHT = ("02:00", "06:00")
 LATE = ("22:00", "02:00")
@@ -100,3 +109,49 @@ def test_eta_agrees_with_counting_minutes(minutes: int, now: datetime) -> None:
             left -= 1
         moment += timedelta(minutes=1)
     assert eta(minutes * 60, 1.0, NIGHT, now) == pytest.approx((moment - now).total_seconds())
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"_id": "balancer", "mode": "on"}, "mode is 'on', it must be one of full, autoSplitOnly, off"),
+        ({"_id": "balancer", "mode": "Full", "stopped": False}, "mode is 'Full'"),
+        ({"_id": "automerge", "enabled": "yes"}, "automerge: enabled is 'yes'"),
+        ({"_id": "automerge", "enable": True}, "automerge: enabled is missing"),
+        ({"_id": "autosplit"}, "autosplit: enabled is missing"),
+    ],
+)
+def test_settings_the_server_refuses(document: dict[str, Any], problem: str) -> None:
+    assert problem in parse_settings([document], {"mode": "full"}).problems[0]
+
+
+def test_the_server_does_not_look_at_the_mode_of_a_stopped_balancer() -> None:
+    assert parse_settings([{"_id": "balancer", "stopped": True, "mode": "on"}], {"mode": "off"}).problems == ()
+
+
+def test_what_no_server_reads() -> None:
+    window = {"start": "02:00", "stop": "06:00", "timezone": "Europe/Berlin"}
+    documents: list[dict[str, Any]] = [
+        {"_id": "balancer", "stopped": False, "activewindow": window, "activeWindow": window},
+        {"_id": "balanser"},
+        {"_id": "ReadWriteConcernDefaults", "defaultWriteConcern": {"w": 1}},
+    ]
+    found = parse_settings(documents, {"mode": "full"})
+    assert found.unread == (("balanser", ""), ("balancer", "activeWindow.timezone"), ("balancer", "activewindow"))
+
+
+@given(st.sets(st.sampled_from(sorted(DOCUMENTS))), st.sets(st.sampled_from(sorted(FIELDS - {"_id"}))))
+def test_all_that_servers_know_passes(names: set[str], fields: set[str]) -> None:
+    right: dict[str, Any] = {
+        "stopped": False, "mode": "full", "activeWindow": {"start": "02:00", "stop": "06:00"},
+        "_secondaryThrottle": True, "_waitForDelete": False, "attemptToBalanceJumboChunks": True,
+    }  # fmt: skip
+    values: dict[str, Any] = {
+        "chunksize": {"value": 64},
+        "autosplit": {"enabled": True},
+        "automerge": {"enabled": False},
+    }
+    documents: list[dict[str, Any]] = [{"_id": name, **values.get(name, {})} for name in names - {"balancer"}]
+    documents.append({"_id": "balancer", **{name: right[name] for name in fields}})
+    found = parse_settings(documents, {"mode": "full"})
+    assert (found.problems, found.unread) == ((), ())

@@ -163,13 +163,13 @@ def test_the_balancer_is_kept_off_until_the_read_back(
 
     def spy(database: str, request: dict[str, Any]) -> dict[str, Any]:
         if "shardCollection" in request:
-            seen.append(ctx.lease.recall("keep_balancer_off"))
+            seen.append(balancer_memory.kept_off(ctx))
         return command(database, request)
 
     monkeypatch.setattr(ready, "command", spy)
     shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
-    assert [each["namespace"] for each in seen] == [NAMESPACE, NAMESPACE]
-    assert ctx.lease.recall("keep_balancer_off") is None
+    assert seen == [[NAMESPACE], [NAMESPACE]]
+    assert balancer_memory.kept_off(ctx) == []
 
 
 def test_a_failed_read_back_keeps_the_balancer_off(ready: FakeCluster, ctx: Context) -> None:
@@ -180,7 +180,7 @@ def test_a_failed_read_back_keeps_the_balancer_off(ready: FakeCluster, ctx: Cont
     assert balancer_memory.is_kept_off(ctx, NAMESPACE)
     ready.chunks.insert(1, missing)
     shard_collection(ctx, namespace=NAMESPACE, shard_key=KEY)
-    assert ctx.lease.recall("keep_balancer_off") is None
+    assert balancer_memory.kept_off(ctx) == []
 
 
 @pytest.mark.parametrize("code", [46, 117])
@@ -232,7 +232,7 @@ def test_a_lost_command_at_work_is_not_issued_again(
     at_work = {"command": {"_shardsvrShardCollection": NAMESPACE, "$db": "admin"}}
     looks: list[list[Any]] = [[at_work]] * 8
 
-    def look(*_: Any) -> list[Any]:
+    def look(*_: Any, **_options: Any) -> list[Any]:
         if not looks:
             ready.shard()
             return []

@@ -18,6 +18,7 @@ from pymongo.errors import NetworkTimeout, OperationFailure
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
 from credscale.mongo import plots, status_reads
+from credscale.mongo.distribution import parse_migrations
 from credscale.mongo.status import cluster_status
 from tests.mongo.conftest import NAMESPACE, UUID
 from tests.mongo.watched_cluster import FakeMember, WatchedCluster
@@ -301,6 +302,31 @@ def test_an_arbiter_that_refuses_is_well(cluster: Cluster, ctx: Context, monkeyp
     assert output["members"][-1]["state"] == "ARBITER"
 
 
+def test_a_user_that_the_shards_do_not_know_fails_no_healthy_cluster(
+    cluster: Cluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a keyFile a shard's users are its own: each command on a connection to it ends with code 18 (§2.5)."""
+
+    def refuse(_request: dict[str, Any]) -> dict[str, Any]:
+        raise OperationFailure("Authentication failed.", 18)
+
+    for number in (1, 2):
+        monkeypatch.setattr(cluster.members[f"shard{number}:27018"], "command", refuse)
+    output = look(ctx)
+    assert [(row["level"], row["where"]) for row in output["problems"]] == [("remark", "shard1"), ("remark", "shard2")]
+    assert "not looked at: shard1:27018; the user is not known here" in output["problems"][0]["what"]
+    assert "the roles of docs/how-to.md (Rights)" in output["problems"][0]["what to do"]
+    assert output["members"][1]["answer"] == "the user is not known here (§2.5)"
+
+
+def test_a_secondary_without_the_right_to_tell_more_is_well(cluster: Cluster, ctx: Context) -> None:
+    two_hosts(cluster, "SECONDARY", 0)
+    for address in ("shard2:27018", "other:1"):
+        cluster.members[address].replies["replSetGetStatus"] = {}
+    cluster.members["other:1"].replies["hello"] = {"isWritablePrimary": False, "secondary": True}
+    assert look(ctx)["members"][-1]["state"] == "SECONDARY"
+
+
 def test_what_takes_too_long_is_named_and_the_rest_is_shown(cluster: Cluster, ctx: Context) -> None:
     cluster.failures["config.chunks"] = [NetworkTimeout("timed out"), NetworkTimeout("timed out")]
     output = look(ctx)
@@ -346,15 +372,21 @@ def test_bytes_decide_since_6_0_3(cluster: Cluster, ctx: Context) -> None:
         member.replies["serverStatus"] = {}
     output = look(ctx)
     assert output["collections"][0]["moves left"] == 8  # half of 2 GB, in ranges of 128 MB
+    assert output["collections"][0]["balance"] == "uneven"
     assert output["rows"][0]["bytes"] == 2 << 30
     assert output["rows"][0]["orphans"] == 9
+    shards[0]["ownedSizeBytes"] = 2 << 20
+    small = look(ctx)["collections"][0]
+    assert (small["moves left"], small["balance"]) == (0, "within three ranges")
+    shards[1]["ownedSizeBytes"] = 2 << 20
+    assert look(ctx)["collections"][0]["balance"] == "even"
 
 
 def test_running_moves_of_current_op_are_shown_once() -> None:
     text = (RECORDED / "06-balancing" / "currentOp.json").read_text(encoding="utf-8")
     operations = json_util.loads(json.dumps(json.loads(text)["reply"]))
     expected = {"ns": "credibility_prod.analyses", "fromShard": "shard1ReplSet", "toShard": "shard2ReplSet"}
-    assert status_reads.parse_running(operations * 2) == [expected]
+    assert parse_migrations(operations * 2) == [expected]
 
 
 def test_a_window_is_shown_in_the_config_primarys_time(cluster: Cluster, ctx: Context) -> None:

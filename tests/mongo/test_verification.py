@@ -52,6 +52,7 @@ class Baseline:
     operation_time_end: Timestamp | None = field(default_factory=lambda: Timestamp(5, 9))
     sharded_at_start: bool = False
     external: dict[str, str] | None = None
+    point: dict[str, Any] = field(default_factory=dict)
     bytes: int = 100
 
     @property
@@ -77,7 +78,9 @@ def prepare(ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         monkeypatch.setattr(comparison, "no_oplog", lambda *_: "")
         monkeypatch.setattr(comparison, "_difference", difference)
         monkeypatch.setattr(comparison, "_operations", lambda *_: current[0][1])
-        monkeypatch.setattr(comparison, "present", lambda _client, _manifest, ids, _session: ids & current[0][2])
+        monkeypatch.setattr(comparison, "logical_time", lambda *_: None)
+        here = lambda _client, _manifest, ids, _session: {each: [b""] for each in ids & current[0][2]}  # noqa: E731
+        monkeypatch.setattr(comparison, "documents_now", here)
         monkeypatch.setattr(comparison, "PAUSE_SECONDS", 0.0)
         manifest: Any = Baseline(tmp_path, digest_of(1, 2))
         return compare_with(ctx, manifest, live if live is not None else digest_of(1))
@@ -124,7 +127,7 @@ def test_without_oplogs_equal_digests_leave_one_thing_open(
     manifest: Any = Baseline(tmp_path, digest_of(1, 2), operation_time_start=None)
     found = compare_with(ctx, manifest, digest_of(2, 1))
     assert found.proof is Proof.WHOLE
-    assert found.not_checked[0].startswith("documents that were written since the backup and are gone now")
+    assert found.not_checked[0].startswith("documents that were written since the backup and are gone or as before")
     monkeypatch.setattr(comparison, "_difference", lambda *_: Difference(missing=(TWO,)))
     assert compare_with(ctx, manifest, digest_of(1)).proof is Proof.NONE
 
@@ -306,6 +309,9 @@ def test_an_oplog_is_read_with_patience(ctx: Context, monkeypatch: pytest.Monkey
         def find(self, _query: dict[str, Any]) -> list[Any]:
             return []
 
+        def find_one(self, _query: dict[str, Any], **_options: Any) -> dict[str, Any]:
+            return {"ts": Timestamp(1, 1)}
+
     monkeypatch.setattr(ctx.clients, "mongo_member", member)
     assert list(comparison.written_since(ctx, NAMESPACE, Timestamp(5, 1))) == []
     assert {options["timeout"] for options in asked if options} == {LONG_SECONDS}
@@ -338,13 +344,16 @@ def views(ctx: Context, baseline: Baseline, monkeypatch: pytest.MonkeyPatch) -> 
     """Offer a snapshot whose moment is gone when it is read; return the views that were read in."""
     read: list[View] = []
 
-    def compare(_ctx: Any, _manifest: Any, _live: Digest, view: View) -> comparison.Comparison:
+    def compare(_ctx: Any, _manifest: Any, _live: Digest, view: View, unreadable: str) -> comparison.Comparison:
+        assert unreadable == ""
         read.append(view)
         if view.session is not None:
             raise OperationFailure("the snapshot is too old", 239)
         return comparison.Comparison(Proof.WHOLE, 0, 1, {"inserted": 0})
 
     assert baseline
+    monkeypatch.setattr(verification, "no_oplog", lambda *_: "")
+    monkeypatch.setattr(verification, "logical_time", lambda *_: START)
     monkeypatch.setattr(verification, "view_of", lambda *_: nullcontext(SNAPSHOT))
     monkeypatch.setattr(verification, "scan_raw", lambda *_, **__: iter([bson.encode({"_id": 1})]))
     monkeypatch.setattr(verification, "compare_with", compare)
@@ -365,18 +374,19 @@ def test_of_a_moment_only_the_writes_up_to_it_count(ctx: Context, monkeypatch: p
     seen: list[Any] = []
     writes = [Operation(ONE, "i", Timestamp(6, 5), "s1"), Operation(TWO, "d", Timestamp(6, 6), "s1")]
     monkeypatch.setattr(comparison, "no_oplog", lambda *_: "")
-    monkeypatch.setattr(comparison, "written_since", lambda *_: iter(writes))
+    monkeypatch.setattr(comparison, "written_since", lambda *_, **__: iter(writes))
+    monkeypatch.setattr(comparison, "logical_time", lambda *_: None)
 
     def difference(*given: Any) -> Difference:
         seen.append(given[-1])
         return Difference(missing=(TWO,))
 
-    def present(_client: Any, _manifest: Any, ids: set[DocumentId], session: Any) -> set[DocumentId]:
+    def now(_client: Any, _manifest: Any, ids: set[DocumentId], session: Any) -> dict[DocumentId, list[bytes]]:
         seen.append(session)
-        return ids & {ONE}
+        return {item: [b""] for item in ids & {ONE}}
 
     monkeypatch.setattr(comparison, "_difference", difference)
-    monkeypatch.setattr(comparison, "present", present)
+    monkeypatch.setattr(comparison, "documents_now", now)
     monkeypatch.setattr(comparison, "PAUSE_SECONDS", 0.0)
     manifest: Any = Baseline(Path("b"), digest_of(1, 2))
     found = compare_with(ctx, manifest, digest_of(1), SNAPSHOT)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bson import Int64, ObjectId
 
+from credscale.mongo.sampling import estimate_distinct, kind_of, rank_correlation, value_at
 from credscale.mongo.shard_key import has_array, hash_value, sort_key
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from credscale.mongo.facts import Key
 
 Place = tuple[tuple[Any, ...], ...]
@@ -124,13 +126,14 @@ def study(key: Key, sample: Sample, shards: int) -> KeyFacts:
     share = seen / len(sample.documents) if sample.documents and counts else 0.0
     in_group = sum(sample.sizes[each] for each, found in places.items() if found == common) if counts else 0
     existing, newest, heavy = divide(places, sample, shards)
+    total = groups.total() if sample.whole else sample.total
     return KeyFacts(
         key=key,
         arrays=len(sample.documents) - len(fits),
         missing=_missing(sample, key),
         types=_types(sample, key),
-        distinct=estimate_distinct(groups, sample),
-        distinct_lead=estimate_distinct(leads, sample),
+        distinct=estimate_distinct(groups.values(), total),
+        distinct_lead=estimate_distinct(leads.values(), total),
         largest_share=share,
         largest_bytes=in_group * sample.factor,
         correlation=_correlation(places, sample, key),
@@ -146,14 +149,6 @@ def place(document: Mapping[str, Any], key: Key) -> Place:
         sort_key(Int64(hash_value(value_at(document, field))) if kind == "hashed" else value_at(document, field))
         for field, kind in key.items()
     )
-
-
-def value_at(document: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a dotted path; what is missing counts as null (§4.4)."""
-    value: Any = document
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
 
 
 def divide(
@@ -192,26 +187,11 @@ def divide(
     return tuple(counts), tuple(new), tuple(heavy)
 
 
-def estimate_distinct(groups: Mapping[Any, int], sample: Sample) -> float:
-    """Estimate how many values there are in the collection from how often each was seen in the sample.
-
-    Values seen once stand for the square root of the sampling factor each, the estimator that errs least in the worst
-    case (Charikar and others, 2000); never more than there are documents.
-    """
-    once = sum(count == 1 for count in groups.values())
-    if sample.whole:
-        return float(len(groups))
-    return min(float(sample.total), math.sqrt(sample.factor) * once + len(groups) - once)
-
-
 def _missing(sample: Sample, key: Key) -> float:
     if not sample.documents:
         return 0.0
     lacking = sum(any(value_at(document, field) is None for field in key) for document in sample.documents)
     return lacking / len(sample.documents)
-
-
-_KINDS = {"datetime": "date", "str": "string", "int": "number", "Int64": "number", "float": "number", "bool": "bool"}
 
 
 def _types(sample: Sample, key: Key) -> dict[str, tuple[str, ...]]:
@@ -220,8 +200,7 @@ def _types(sample: Sample, key: Key) -> dict[str, tuple[str, ...]]:
         for field in key:
             value = value_at(document, field)
             if value is not None:
-                name = type(value).__name__
-                found[field].add(_KINDS.get(name, name))
+                found[field].add(kind_of(value))
     return {field: tuple(sorted(names)) for field, names in found.items()}
 
 
@@ -232,23 +211,3 @@ def _correlation(places: Mapping[int, Place], sample: Sample, key: Key) -> float
     if sample.order is None or len(places) < FEWEST_ORDERED:
         return None
     return rank_correlation([places[each][0] for each in sample.order if each in places])
-
-
-def rank_correlation(values: Sequence[Any]) -> float:
-    """Return Spearman's correlation of values with their positions; equal values share their mean rank."""
-    size = len(values)
-    by_value = sorted(range(size), key=lambda each: values[each])
-    ranks = [0.0] * size
-    start = 0
-    while start < size:
-        end = start
-        while end + 1 < size and values[by_value[end + 1]] == values[by_value[start]]:
-            end += 1
-        for each in by_value[start : end + 1]:
-            ranks[each] = (start + end) / 2
-        start = end + 1
-    mean = (size - 1) / 2
-    together = sum((rank - mean) * (position - mean) for position, rank in enumerate(ranks))
-    spread = sum((rank - mean) ** 2 for rank in ranks)
-    steps = sum((position - mean) ** 2 for position in range(size))
-    return together / math.sqrt(spread * steps) if spread and steps else 0.0

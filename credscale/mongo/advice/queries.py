@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NEWEST = 10_000
 READ_MILLISECONDS = 15_000
+REPLY_SECONDS = 20.0  # longer than the server may take, so that its own error is seen
+WORKERS = 16
 STATISTICS = 2000
 STATISTICS_FROM = (6, 0, 7)
 LARGEST_FILE, MOST_LINES = 64 << 20, 200_000
@@ -75,22 +78,34 @@ def read_queries(ctx: Context, namespace: str, path: str, server: facts.Server) 
 
 
 def profiled(ctx: Context, namespace: str, shards: Sequence[facts.Shard]) -> Reading:
-    """Read the newest operations that the profilers of the shards' primaries recorded; mongos has no profiler."""
-    from pymongo.errors import PyMongoError
+    """Read the newest operations that the profilers of the shards' primaries recorded; mongos has no profiler.
 
-    found = Reading()
-    for shard in shards:
-        try:
-            member = members.first_answering(ctx, shard)
-            _read_profile(member, shard.id, namespace, found)
-        except PyMongoError as error:
-            why = getattr(error, "code", None) or type(error).__name__
-            found.not_checked.append(f"the profiler of {shard.id} can't be read ({why})")
+    The shards are asked side by side, so that one that hangs does not make the others wait.
+    """
+    with ThreadPoolExecutor(WORKERS, "profilers") as pool:
+        parts = list(pool.map(lambda shard: _profile_of(ctx, shard, namespace), shards))
+    found = Reading(
+        [shape for part in parts for shape in part.shapes],
+        [sentence for part in parts for sentence in part.not_checked],
+    )
     if len(shards) > 1 and found.shapes:
         text = "what went to several shards was recorded on each of them, so such queries count more than once"
         found.not_checked.append(text)
     if not found.shapes:
         found.not_checked.append(f"no profiler has recorded a query on {namespace}; {SWITCH_ON}")
+    return found
+
+
+def _profile_of(ctx: Context, shard: facts.Shard, namespace: str) -> Reading:
+    """Read one shard's profiler, or say why it can't be read."""
+    from pymongo.errors import PyMongoError
+
+    found = Reading()
+    try:
+        _read_profile(members.first_answering(ctx, shard, timeout=REPLY_SECONDS), shard.id, namespace, found)
+    except PyMongoError as error:
+        why = getattr(error, "code", None) or type(error).__name__
+        found.not_checked.append(f"the profiler of {shard.id} can't be read ({why})")
     return found
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from credscale.mongo.commands import Client
 
 ANALYZES_FROM = (7, 0)
-MILLISECONDS = 60_000
+MILLISECONDS = 15_000  # for one candidate; they are asked one after another, as each reads an index of one server
 
 
 def server_figures(
@@ -42,7 +42,10 @@ def server_figures(
         return {}, "analyzeShardKey is there since 7.0 only"
     try:
         indexed = any(index.supports(key) for index in facts.indexes(client, namespace))
-        sampled = config_collection(client, "queryAnalyzers").find_one({"_id": namespace}) is not None
+        sampled = (
+            config_collection(client, "queryAnalyzers").find_one({"_id": namespace}, max_time_ms=MILLISECONDS)
+            is not None
+        )
         if not indexed and not sampled:
             return {}, f"analyzeShardKey has nothing on {name}: no index starts with it and no queries are sampled"
         command: dict[str, Any] = {

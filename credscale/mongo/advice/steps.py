@@ -63,7 +63,8 @@ def advise_shard_key(
         queries: a file of queries, one JSON document a line: ``{"op": "find", "filter": {"userId": "u"}, "count": 9}``.
         main_query: the fields of the most important query: ``userId``, or ``userId,createdAt>`` for a range. Counts
             where no real query is known; empty takes the guide's, queries by user.
-        sample: documents to look at, 1,000 to 500,000; a collection of at most 100,000 is read wholly.
+        sample: documents to look at, 1,000 to 500,000, and less than 5 % of them, above which the server would read
+            and sort all; a collection of at most 100,000 is read wholly.
     """  # fmt: skip
     chunk_bytes = check_chunk_size(chunk_size_mb) << 20
     if not 0 <= shards <= MOST_SHARDS or not SMALLEST_SAMPLE <= sample <= LARGEST_SAMPLE:
@@ -176,7 +177,8 @@ def _sample(client: Client, namespace: str, keys: Sequence[facts.Key], sample: i
     paths = sorted({"_id", *(field for key in keys for field in key)})
     # A path inside another projected one is included with it, and MongoDB refuses to be told twice.
     wanted = {path: 1 for path in paths if not any(path.startswith(f"{other}.") for other in paths)}
-    first = [] if size.documents <= LOOK_AT_ALL else [{"$sample": {"size": sample}}]
+    # Below 5 % of the collection the server takes documents at random; above it would read and sort them all.
+    first = [] if size.documents <= LOOK_AT_ALL else [{"$sample": {"size": min(sample, size.documents // 21)}}]
 
     def read(projection: dict[str, Any]) -> list[dict[str, Any]]:
         pipeline: list[dict[str, Any]] = [*first, {"$project": projection}]

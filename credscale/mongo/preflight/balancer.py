@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+import difflib
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from credscale.mongo import members
 from credscale.mongo.commands import run
 from credscale.mongo.preflight.check import Seen, check
-from credscale.mongo.settings import parse_window
+from credscale.mongo.settings import DOCUMENTS, FIELDS, parse_window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from credscale.core.sections import MaintenanceWindow
     from credscale.mongo.commands import Client
     from credscale.mongo.preflight.look import Look
     from credscale.mongo.settings import BalancerSettings, Window
 
-KNOWN_SETTINGS = frozenset({"balancer", "chunksize", "autosplit", "automerge", "ReadWriteConcernDefaults", "audit"})
+UTC_LOG = "iso8601-utc"
 MEGABYTE = 1 << 20
 
 
 @check(
     14,
     "window-time-zone",
-    command="getLog global on every config server: the UTC offset of its lines",
+    command="getLog global on every config server: the UTC offset of its lines; getCmdLineOpts: timeStampFormat",
     reason="The config primary reads the window in its own local time, so a failover can shift it.",
 )
 def window_time_zone(look: Look) -> Iterator[Seen]:
@@ -38,8 +39,16 @@ def window_time_zone(look: Look) -> Iterator[Seen]:
         else:
             offsets[address] = offset
     window = parse_window(look.window) or look.settings.window
-    yield from judge_offsets(offsets, window, look.ctx.environment.policy.maintenance_window, datetime.now(UTC))
+    told = look.replies("options", "config").found
+    in_utc = {address for address, reply in told.items() if _writes_utc(reply)}
+    maintenance = look.ctx.environment.policy.maintenance_window
+    yield from judge_offsets(offsets, window, maintenance, datetime.now(UTC), in_utc)
     yield from found.unseen()
+
+
+def _writes_utc(options: Mapping[str, Any]) -> bool:
+    """Tell whether a server writes its log in UTC whatever its host's zone, from getCmdLineOpts."""
+    return bool(options.get("parsed", {}).get("systemLog", {}).get("timeStampFormat") == UTC_LOG)
 
 
 def _offset(client: Client) -> timedelta | None:
@@ -52,6 +61,7 @@ def judge_offsets(
     window: Window | None,
     maintenance: MaintenanceWindow | None,
     now: datetime,
+    in_utc: Collection[str] = (),
 ) -> list[Seen]:
     """Judge the config servers' local times.
 
@@ -60,13 +70,14 @@ def judge_offsets(
         window: in which chunks may move; None for the whole day.
         maintenance: the environment's, whose time zone the operator thinks in.
         now: an aware moment.
+        in_utc: the config servers that write their logs in UTC, so that these tell nothing of their local time.
     """
-    rows = [
-        Seen("unknown", f"the log of {address} does not tell its time zone", "look there with: date +%z")
-        for address, offset in sorted(offsets.items())
-        if offset is None
-    ]
-    known = {address: offset for address, offset in offsets.items() if offset is not None}
+    known = {name: offset for name, offset in offsets.items() if offset is not None and name not in in_utc}
+    rows = []
+    for address in sorted(offsets.keys() - known.keys()):
+        why = f", as systemLog.timeStampFormat is {UTC_LOG}" if address in in_utc else ""
+        seen = f"the log of {address} does not tell its time zone{why}"
+        rows.append(Seen("unknown", seen, "look there with: date +%z"))
     hours = f"the window {window[0]}-{window[1]}" if window is not None else "a window"
     if len(set(known.values())) > 1:
         told = ", ".join(f"{address} {_zone(offset)}" for address, offset in sorted(known.items()))
@@ -113,33 +124,24 @@ def _shifted(clock: str, by: timedelta) -> str:
 )
 def settings(look: Look) -> Iterator[Seen]:
     """Judge the documents of config.settings by the server's own rules."""
-    names = [str(document["_id"]) for document in look.catalogue("settings")]
     sizes = {}
     for shard in look.shards:
         primary = look.primary(shard.id)
         size = (primary.replies if primary else {}).get("server_status", {}).get("sharding", {})
         if "maxChunkSizeInBytes" in size:
             sizes[shard.id] = int(size["maxChunkSizeInBytes"])
-    yield from judge_settings(look.settings, names, sizes)
+    yield from judge_settings(look.settings, sizes)
 
 
-def judge_settings(found: BalancerSettings, names: Iterable[str], sizes: Mapping[str, int]) -> list[Seen]:
+def judge_settings(found: BalancerSettings, sizes: Mapping[str, int]) -> list[Seen]:
     """Judge the settings.
 
     Args:
         found: as they were read.
-        names: the ids of the documents.
         sizes: the chunk size in bytes that each shard works with, where it says so.
     """
-    rows: list[Seen] = []
-    for problem in found.problems:
-        name = "chunksize" if "chunksize" in problem else "autosplit" if "autosplit" in problem else "balancer"
-        rows.append(
-            Seen("stop", problem, f'correct it, or db.getSiblingDB("config").settings.deleteOne({{_id: "{name}"}})')
-        )
-    for name in sorted(set(names) - KNOWN_SETTINGS):
-        remedy = "see who wrote it, and remove it: newer servers refuse what they don't know"
-        rows.append(Seen("warn", f"config.settings has a document {name!r} that no server reads", remedy))
+    rows = [Seen("stop", problem, _remedy(problem)) for problem in found.problems]
+    rows += [_unread(document, field) for document, field in found.unread]
     if found.chunk_size_mb is not None:
         late = sorted(shard for shard, size in sizes.items() if size != found.chunk_size_mb * MEGABYTE)
         if late:
@@ -151,6 +153,27 @@ def judge_settings(found: BalancerSettings, names: Iterable[str], sizes: Mapping
     if all(row.severity == "note" for row in rows):
         rows.insert(0, Seen("ok", f"all settings can be read: {size}, {hours}"))
     return rows
+
+
+def _remedy(problem: str) -> str:
+    """Return how to correct what a sentence of ``problems`` names; without its document the balancer would be on."""
+    name = next((each for each in ("chunksize", "autosplit", "automerge") if f" {each}: " in problem), "")
+    if not name:
+        return 'correct the field with updateOne and $set, or $unset it; do not delete the document "balancer"'
+    return f'correct it, or db.getSiblingDB("config").settings.deleteOne({{_id: "{name}"}})'
+
+
+def _unread(document: str, field: str) -> Seen:
+    """Return the row of what no server reads; what was meant by it does not hold."""
+    wrong, known = (field, FIELDS) if field else (document, DOCUMENTS)
+    near = difflib.get_close_matches(wrong.lower(), [each.lower() for each in known], 1)
+    meant = next((f"; {each} was meant, perhaps" for each in sorted(known) if near == [each.lower()]), "")
+    if not field:
+        seen = f"config.settings has a document {document!r} that no server reads{meant}"
+        return Seen("stop", seen, "see who wrote it, and deleteOne it: newer servers refuse what they don't know")
+    remedy = 'see who wrote it; db.getSiblingDB("config").settings.updateOne({_id: "balancer"}, '
+    remedy += f'{{$unset: {{"{field}": 1}}}}), and set what was meant'
+    return Seen("stop", f"config.settings balancer has a field {field!r} that no server reads{meant}", remedy)
 
 
 @check(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.mongo import members
 from credscale.mongo.commands import run
-from credscale.mongo.disk import INDEX_ENTRY_BYTES, needed_on_shard
+from credscale.mongo.disk import CROWDED, Space, index_build_bytes, needed_on_shard, read_space, verdict
 from credscale.mongo.facts import supporting_index
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.connections import pinging
+from credscale.mongo.sampling import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,26 +21,19 @@ if TYPE_CHECKING:
     from credscale.mongo.members import Disk
     from credscale.mongo.preflight.look import Look
 
-CROWDED = 0.8  # of a file system, after what the migration adds
 MEMORY_SHARE = 0.25
 DIRTY_MOST, USED_MOST = 0.10, 0.90  # of WiredTiger's cache; it throttles writers from 0.20 and 0.95
 LOOK_AGAIN_SECONDS = 1.0
 BUSY_CPU = 0.7
 POOL, OPEN_FILES = 100, 64_000  # connections that a driver's pool has by default; the open files MongoDB advises
-GIGABYTE = 1e9
 # What is left out makes serverStatus long and is not looked at.
 STATUS = {"serverStatus": 1, "metrics": 0, "locks": 0, "tcmalloc": 0, "repl": 0, "opReadConcernCounters": 0}
-
-
-def amount(count: float) -> str:
-    """Return bytes in GB, or in MB below one."""
-    return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE else f"{count / 1e6:.1f} MB"
 
 
 @check(
     8,
     "disk",
-    command="dbStats on every shard member (fsTotalSize, fsUsedSize), collStats of the collection",
+    command="dbStats on every shard member (fsTotalSize, fsUsedSize), collStats of the collection and of the oplogs",
     reason="Recipients take a share of the data, and a member whose disk is full stops.",
 )
 def disk(look: Look) -> Iterator[Seen]:
@@ -49,35 +43,43 @@ def disk(look: Look) -> Iterator[Seen]:
         return
     missing = supporting_index(look.indexes, look.key) is None
     addresses = sorted(look.replies("hello", "shard").found)
-    disks = look.ask_each(addresses, lambda member: members.disk(member, "admin"))
+    spaces = look.ask_each(addresses, read_space)
     for shard in look.shards:
         holds_all = shard.id == look.home
         needed = needed_on_shard(look.size, shard.id, len(look.shards), index_missing=missing, holds_all=holds_all)
         for address in shard.members:
-            if address in disks:
-                yield judge_disk(address, needed, disks[address])
+            if address in spaces:
+                yield judge_disk(address, needed, spaces[address], grows=not holds_all, rehearsal=look.rehearsal)
     yield from look.replies("hello", "shard").unseen()
 
 
-def judge_disk(address: str, needed: int, found: Disk | Seen) -> Seen:
+def judge_disk(address: str, needed: int, found: Space | Seen, *, grows: bool, rehearsal: bool) -> Seen:
     """Judge one member's disk, or say why it was not read.
 
     Args:
         address: the member.
-        needed: bytes that the migration adds there.
-        found: its file system.
+        needed: bytes that the migration adds there, without its oplog.
+        found: what it says of its disk.
+        grows: whether it receives data, so that its oplog may grow to its maximum.
+        rehearsal: whether this is a lab, whose disk may be as full as it likes.
     """
     if isinstance(found, Seen):
-        return replace(found, finding=f"the disk of {address}: {found.finding}")
-    if not found.total:
+        return found if found.member else replace(found, finding=f"the disk of {address}: {found.finding}")
+    disk, growth = found.disk, (found.oplog_growth or 0) if grows else 0
+    judged = verdict(needed + growth, disk, rehearsal=rehearsal)
+    if judged == "unknown":
         return Seen("unknown", f"{address} does not say how full its disk is", "look there with df -h")
-    seen = f"{address} needs {amount(needed)} more, {amount(found.free)} are free"
+    oplog = f", {size_text(growth)} of it for its oplog" if growth else ""
+    seen = f"{address} needs {size_text(needed + growth)} more{oplog}, {size_text(disk.free)} are free"
     remedy = "free space there or enlarge its disk"
-    if found.free < needed:
+    if judged == "too small":
         return Seen("stop", seen, remedy)
-    after = (found.used + needed) / found.total
-    if after > CROWDED:
-        return Seen("warn", f"{seen}; its disk would be {after:.0%} full", remedy)
+    if judged == "too full":
+        after = (disk.used + needed + growth) / disk.total
+        return Seen("stop", f"{seen}; its disk would be {after:.0%} full, more than {CROWDED:.0%}", remedy)
+    if grows and found.oplog_growth is None:
+        seen = f"{seen}; how much its oplog may still grow is not told"
+        return Seen("warn", seen, "give the user read on the database local of every shard", real_only=True)
     return Seen("ok", seen)
 
 
@@ -93,14 +95,14 @@ def index_build_room(look: Look) -> Iterator[Seen]:
     if serving is not None or not look.is_plain:
         yield Seen("ok", f"{serving.name} serves the shard key" if serving else "there is no collection to index")
         return
-    needed = look.size.documents * INDEX_ENTRY_BYTES
+    needed = index_build_bytes(look.size)
     group = [member.address for member in look.answering if member.shard == look.home]
     hosts = look.replies("host", "shard").found
     for address, found in look.ask_each(group, _room).items():
         yield judge_build(address, needed, found, hosts.get(address, {}))
     unasked = [member for member in look.members if member.shard == look.home and member.problem]
     for member in unasked:
-        yield Seen("unknown", f"{member.address}: {member.problem}", "let it answer, then run again")
+        yield member.silence
     if not group and not unasked:
         yield Seen("unknown", "it is not known on which shard the collection lies", "see config.databases")
 
@@ -121,10 +123,10 @@ def judge_build(address: str, needed: int, found: tuple[Disk, int | None] | Seen
         host: its hostInfo.
     """
     if isinstance(found, Seen):
-        return replace(found, finding=f"{address}: {found.finding}")
+        return found if found.member else replace(found, finding=f"{address}: {found.finding}")
     room, megabytes = found
     memory = "" if megabytes is None else f", {megabytes} MB of memory for the build"
-    seen = f"{address}: {amount(needed)} for the index, {amount(room.free)} free{memory}"
+    seen = f"{address}: {size_text(needed)} for the index, {size_text(room.free)} free{memory}"
     if not room.total:
         return Seen("unknown", f"{address} does not say how full its disk is", "look there with df -h")
     if room.free < needed:
@@ -160,7 +162,7 @@ def judge_cache(address: str, found: Mapping[str, Any]) -> Seen:
         return Seen("unknown", f"{address} shows no figures of a WiredTiger cache", "look with mongostat")
     used = float(found.get("bytes currently in the cache", 0)) / most
     dirty = float(found.get("tracked dirty bytes in the cache", 0)) / most
-    seen = f"{address}: {used:.0%} of the cache used, {dirty:.0%} dirty, of {amount(most)}"
+    seen = f"{address}: {used:.0%} of the cache used, {dirty:.0%} dirty, of {size_text(most)}"
     if used > USED_MOST or dirty > DIRTY_MOST:
         return Seen(
             "warn", seen, "move chunks at a quieter hour, or enlarge storage.wiredTiger.engineConfig.cacheSizeGB"
@@ -186,9 +188,8 @@ def queues(look: Look) -> Iterator[Seen]:
     for address in addresses:
         one, two = first[address], second[address]
         if isinstance(one, Seen) or isinstance(two, Seen):
-            yield from (
-                replace(each, finding=f"{address}: {each.finding}") for each in (one, two) if isinstance(each, Seen)
-            )
+            failed = [each for each in (one, two) if isinstance(each, Seen)]
+            yield failed[0] if failed[0].member else replace(failed[0], finding=f"{address}: {failed[0].finding}")
             continue
         cores = int(hosts.get(address, {}).get("system", {}).get("numCores", 0))
         yield judge_load(address, one, two, seconds=seconds, cores=cores)

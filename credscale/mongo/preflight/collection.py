@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.mongo.commands import config_collection, retrying
 from credscale.mongo.facts import key_text
 from credscale.mongo.preflight.check import UNAUTHORIZED, Seen, check, unreadable
+from credscale.mongo.sampling import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,14 +17,6 @@ if TYPE_CHECKING:
 
 READ_MILLISECONDS = 10_000
 CLEANS_UP_ITSELF = (5,)
-
-
-def size_text(size: float) -> str:
-    """Return bytes in words, with the largest unit that leaves a number of one or more."""
-    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size:.0f} B"
 
 
 def no_collection(look: Look) -> Seen:
@@ -99,8 +92,12 @@ def judge_database(
         return [Seen("note", place), _refused(home, told)]
     if told is None and holders:
         seen = f"the catalogue sees the collection on {home}, it is on {' and '.join(holders)}"
-        command = f'db.adminCommand({{movePrimary: "{found.name}", to: "{holders[0]}"}})'
-        remedy = f"look at both shards, then name the right one while nobody writes: {command}"
+        # movePrimary is no remedy: its target already holds the namespace, and it loses writes (SERVER-70437) or leaves
+        # inconsistent metadata (SERVER-68511).
+        remedy = (
+            f"stop here and look at {found.name} on each shard itself; save the collection that has the data with "
+            f"mongodump there, rename what is in the way, then restore it through mongos (do not use movePrimary)"
+        )
         return [Seen("stop", seen, remedy)]
     return [
         Seen("ok", f"{place}, which {'holds the collection' if told is not None else 'has no such collection yet'}")

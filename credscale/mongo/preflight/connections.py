@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.commands import retrying
 from credscale.mongo.facts import version_numbers
-from credscale.mongo.members import MEMBER_DEADLINE
 from credscale.mongo.preflight.check import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from credscale.mongo.commands import Client
     from credscale.mongo.preflight.look import Look
 
 MOST_GROUPS = 10_000
 READ_MILLISECONDS = 10_000
 PING_SECONDS = 60
-WORKERS = 16
 # Servers among themselves name themselves so, mongos towards its shards too.
 INTERNAL = ("NetworkInterfaceTL", "MongoDB Internal Client")
 # Tools that are meant to be connected to a member itself: ours, shells, backups, monitoring.
 TOOLS = (
     "credscale", "mongosh", "mongodb shell", "mongodump", "mongorestore", "mongotop", "mongostat", "pbm", "pmm",
     "mongodb_exporter", "mongodb automation agent", "mongodb monitoring module", "mongodb backup module", "datadog",
-    "telegraf", "zabbix",
+    "telegraf", "zabbix", "mongodb compass", "studio 3t", "robo 3t", "nosqlbooster", "mongoexport", "mongoimport",
+    "mongodb cli", "percona", "grafana", "prometheus", "nagios", "check_mongodb", "newrelic", "dynatrace",
 )  # fmt: skip
+MOST_ROUTERS = 32  # asked; each that is unreachable takes its time
 # The first driver that supports every feature of a server release (manual, "Compatibility" of each driver).
 OLDEST_DRIVERS: dict[str, dict[tuple[int, int], tuple[int, ...]]] = {
     "PyMongo": {(4, 4): (3, 11), (5, 0): (3, 12), (6, 0): (4, 2), (7, 0): (4, 4), (8, 0): (4, 9)},
@@ -80,20 +79,30 @@ class Clients:
         return f"{self.application} ({driver})" if self.application else driver
 
 
-def read(look: Look) -> dict[str, list[Clients] | Exception]:
-    """Read who is connected, by address of each router that pings and of each member of a shard.
+def read(look: Look) -> dict[str, list[Clients] | Seen]:
+    """Read who is connected, by address of each member of a shard and of ``MOST_ROUTERS`` routers that ping.
 
-    Idle connections are counted in; grouped on the server, so that ten thousand of them make a short reply.
+    Idle connections are counted in; grouped on the server, so that ten thousand of them make a short reply. A row says
+    why a server was not looked at.
     """
-    from pymongo.errors import ServerSelectionTimeoutError
+    routers = _routers(look)[:MOST_ROUTERS]
+    shards = [each.address for each in look.members if each.role == "shard" and not each.problem]
+    found = look.ask_each(routers, lambda client: _groups(client, look.namespace, is_router=True))
+    found |= look.ask_each(shards, lambda client: _groups(client, look.namespace, is_router=False))
+    silent: dict[str, list[Clients] | Seen] = {each.address: each.silence for each in look.members if each.problem}
+    return silent | {
+        address: groups if isinstance(groups, Seen) else parse(address, groups, is_router=address in routers)
+        for address, groups in found.items()
+    }
 
-    routers = dict.fromkeys([look.ctx.clients.mongo_router(), *pinging(look.router_signs)])
-    silent = {member.address: ServerSelectionTimeoutError(member.problem) for member in look.members if member.problem}
-    shards = [member.address for member in look.members if member.role == "shard" and not member.problem]
-    wanted = dict.fromkeys([*routers, *shards])
-    with ThreadPoolExecutor(WORKERS, "preflight") as pool:
-        found = pool.map(lambda address: _read_one(look, address, is_router=address in routers), wanted)
-        return {**silent, **dict(zip(wanted, found, strict=True))}
+
+def _routers(look: Look) -> list[str]:
+    return list(dict.fromkeys([look.ctx.clients.mongo_router(), *pinging(look.router_signs)]))
+
+
+def unasked(look: Look) -> int:
+    """Return how many routers live that ``read`` does not ask."""
+    return max(0, len(_routers(look)) - MOST_ROUTERS)
 
 
 def pinging(signs: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -103,13 +112,11 @@ def pinging(signs: Iterable[Mapping[str, Any]]) -> list[str]:
     return [str(sign["_id"]) for sign in alive if (newest - sign["ping"]).total_seconds() < PING_SECONDS]
 
 
-def _read_one(look: Look, address: str, *, is_router: bool) -> list[Clients] | Exception:
-    from pymongo.errors import PyMongoError
-
+def _groups(client: Client, namespace: str, *, is_router: bool) -> list[dict[str, Any]]:
     options = {"allUsers": True, "idleConnections": True} | ({"localOps": True} if is_router else {})
     group = {
         "driver": "$clientMetadata.driver", "application": "$clientMetadata.application.name",
-        "router": "$clientMetadata.mongos.host", "ours": {"$eq": ["$ns", look.namespace]},
+        "router": "$clientMetadata.mongos.host", "ours": {"$eq": ["$ns", namespace]},
     }  # fmt: skip
     pipeline: list[dict[str, Any]] = [
         {"$currentOp": options},
@@ -117,12 +124,8 @@ def _read_one(look: Look, address: str, *, is_router: bool) -> list[Clients] | E
         {"$group": {"_id": group, "connections": {"$sum": 1}}},
         {"$limit": MOST_GROUPS},
     ]
-    admin = look.member(address)["admin"]
-    try:
-        found = retrying(lambda: list(admin.aggregate(pipeline, maxTimeMS=READ_MILLISECONDS)), deadline=MEMBER_DEADLINE)
-    except PyMongoError as error:
-        return error
-    return parse(address, found, is_router=is_router)
+    # The driver has waited for the server and tried twice already; one more time would only double that.
+    return list(client["admin"].aggregate(pipeline, maxTimeMS=READ_MILLISECONDS))
 
 
 def parse(address: str, groups: Iterable[Mapping[str, Any]], *, is_router: bool) -> list[Clients]:
@@ -147,22 +150,28 @@ def parse(address: str, groups: Iterable[Mapping[str, Any]], *, is_router: bool)
     return found
 
 
-def judge(found: Mapping[str, Sequence[Clients] | Exception], server: tuple[int, ...]) -> list[Seen]:
-    """Judge who is connected (reference §5 row 47, §8.2.19).
+def judge(
+    found: Mapping[str, Sequence[Clients] | Seen], server: tuple[int, ...], *, routers_left: int = 0
+) -> list[Seen]:
+    """Judge who is connected (reference §5 row 47, §8.2.19); what can't be known is a warning.
 
     Args:
         found: as ``read`` gives it.
         server: the version of the servers.
+        routers_left: how many routers live that were not asked.
     """
-    seen = [each for clients in found.values() if not isinstance(clients, Exception) for each in clients]
-    blind = [address for address, clients in found.items() if isinstance(clients, Exception) or not clients]
+    seen = [each for clients in found.values() if not isinstance(clients, Seen) for each in clients]
+    blind = [address for address, clients in found.items() if isinstance(clients, Seen) or not clients]
     rows = [*_direct(seen), *_old(seen, server)]
     if blind:
         text = f"{len(blind)} of {len(found)} servers do not show who is connected: {_few(blind)}"
-        rows.append(Seen("unknown", text, "give the user inprog on every server, and look at the pools of the rest"))
+        rows.append(Seen("warn", text, "give the user inprog on every server, and look at the pools of the rest"))
     if not rows:
         kinds = sorted({each.text for each in seen if not each.is_internal})
         rows.append(Seen("ok", f"{len(kinds)} kinds of clients on {len(found)} servers, all by mongos: {_few(kinds)}"))
+    if routers_left:
+        text = f"{MOST_ROUTERS} routers were asked who is connected, {routers_left} more were not"
+        rows.append(Seen("note", text, "look at serverStatus.connections and the drivers' versions there"))
     return rows
 
 
@@ -180,8 +189,17 @@ def _direct(seen: Iterable[Clients]) -> list[Seen]:
             if places[0].application.lower() != "credscale":
                 rows.append(Seen("note", f"{finding}; by its name it is a tool"))
             continue
-        remedy = "point its connection string at mongos; --skip 'drivers=REASON' if it only monitors"
-        rows.append(Seen("stop", finding + (", at work on the collection" * _at_work(places)), remedy))
+        finding += ", at work on the collection" * _at_work(places)
+        if not places[0].driver and not _at_work(places):
+            # Probes and monitors may name nothing; applications come with a driver, which names itself.
+            remedy = "see what it is; an application has to go by mongos"
+            rows.append(Seen("warn", f"{finding}; it names no driver, so it may be a probe", remedy))
+            continue
+        remedy = (
+            "point its connection string at mongos; if it only monitors, leave the check out: "
+            "--skip 'drivers=REASON' (shard-migrate: --skip-checks)"
+        )
+        rows.append(Seen("stop", finding, remedy))
     return rows
 
 

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.distribution import MEGABYTE
 from credscale.mongo.preflight.check import Seen, check
-from credscale.mongo.preflight.collection import size_text
-from credscale.mongo.preflight.values import extent_of, kind_at, no_values
+from credscale.mongo.preflight.values import extent_of, no_values
+from credscale.mongo.sampling import (
+    describe,
+    estimate_distinct,
+    kind_at,
+    poisson_bound,
+    rank_correlation,
+    size_text,
+    value_at,
+)
 from credscale.mongo.shard_key import has_array, sort_key
 
 if TYPE_CHECKING:
@@ -23,7 +31,7 @@ VALUES_PER_CHUNK = 10
 # Of a value seen less often in a sample nobody can say how many documents it has.
 SEEN_OFTEN = 5
 MONOTONE = 0.7
-LONGEST_EXAMPLE = 60
+FEWEST_ORDERED = 10
 
 
 @check(
@@ -43,7 +51,7 @@ def cardinality(look: Look) -> Iterator[Seen]:
         yield Seen("ok", f"{unique}, so each key value has one document")
         return
     chunk = look.chunk_size_mb * MEGABYTE
-    found = count_values(look.sample, look.key)
+    found = count_values(look.sample, look.key, look.sample_sizes)
     yield from judge_cardinality(found, look.size, chunk, len(look.shards), whole=look.sampled_all)
 
 
@@ -64,49 +72,58 @@ class Values:
     Args:
         documents: how many were looked at.
         keys: how many different values of the whole key they have.
-        leading: how many of its first field.
+        leads: how often each value of its first field occurs.
         fields: how many fields the key has.
         most: how often the most frequent value of the whole key occurs.
-        example: that value, in words.
-        leading_twice: how many values of the first field occur once, and how many twice.
+        example: the kinds of that value's fields, in words; the values themselves are users' data.
+        pairs: how many pairs of documents have the same value of the whole key.
+        example_bytes: the bytes of a document with the most frequent value on average; None where sizes are not told.
     """
 
     documents: int
     keys: int
-    leading: int
+    leads: tuple[int, ...]
     fields: int
     most: int
     example: str
-    leading_twice: tuple[int, int]
+    pairs: int
+    example_bytes: float | None
 
 
-def count_values(documents: Sequence[Mapping[str, Any]], key: Key) -> Values:
-    """Count the values of the key; documents with an array in it are left out, the check key-values names one."""
+def count_values(documents: Sequence[Mapping[str, Any]], key: Key, sizes: Sequence[int] | None = None) -> Values:
+    """Count the values of the key; documents with an array in it are left out, the check key-values names one.
+
+    Args:
+        documents: the sample.
+        key: the shard key.
+        sizes: bytes of each document; None where they are not told.
+    """
     whole: Counter[tuple[Any, ...]] = Counter()
     first: Counter[tuple[Any, ...]] = Counter()
+    heavy: Counter[tuple[Any, ...]] = Counter()
     shown: dict[tuple[Any, ...], list[Any]] = {}
-    for document in documents:
+    for number, document in enumerate(documents):
         if has_array(document, key):
             continue
-        values = [_value_at(document, path) for path in key]
+        values = [value_at(document, path) for path in key]
         each = tuple(sort_key(value) for value in values)
         whole[each] += 1
         first[each[0]] += 1
+        heavy[each] += sizes[number] if sizes is not None else 0
         shown.setdefault(each, values)
     frequent, most = whole.most_common(1)[0] if whole else ((), 0)
-    text = ", ".join(
-        f"{name} {str(value)[:LONGEST_EXAMPLE]}" for name, value in zip(key, shown.get(frequent, []), strict=False)
+    return Values(
+        documents=whole.total(),
+        keys=len(whole),
+        leads=tuple(first.values()),
+        fields=len(key),
+        most=most,
+        example=", ".join(
+            f"{name} {describe(value)}" for name, value in zip(key, shown.get(frequent, []), strict=False)
+        ),
+        pairs=sum(math.comb(count, 2) for count in whole.values()),
+        example_bytes=heavy[frequent] / most if sizes is not None and most else None,
     )
-    occurrences = Counter(first.values())
-    twice = occurrences[1], occurrences[2]
-    return Values(whole.total(), len(whole), len(first), len(key), most, text, twice)
-
-
-def _value_at(document: Mapping[str, Any], path: str) -> Any:
-    value: Any = document
-    for name in path.split("."):
-        value = value.get(name) if hasattr(value, "get") else None
-    return value
 
 
 def judge_cardinality(found: Values, size: DataSize, chunk_bytes: int, shards: int, *, whole: bool) -> list[Seen]:
@@ -120,7 +137,7 @@ def judge_cardinality(found: Values, size: DataSize, chunk_bytes: int, shards: i
         whole: whether all documents were looked at.
     """
     if not found.documents:
-        return [Seen("unknown", "no document of the sample has a valid key")]
+        return [Seen("unknown", "no document of the sample has a valid key", "see the check key-values")]
     return [
         _judge_largest(found, size, chunk_bytes, whole=whole),
         _judge_number(found, size, chunk_bytes, shards, whole),
@@ -129,45 +146,66 @@ def judge_cardinality(found: Values, size: DataSize, chunk_bytes: int, shards: i
 
 def _judge_largest(found: Values, size: DataSize, chunk_bytes: int, *, whole: bool) -> Seen:
     """Judge the most frequent value of the whole key: its documents stay together."""
-    per_document = size.bytes / found.documents  # of the sample: each stands for so many bytes
     extent = f"{'all' if whole else 'a sample of'} {found.documents} documents"
     text = f"the most frequent value ({found.example}) has {found.most} of {extent}"
     if found.most == 1:
         text = f"no value occurs twice in {extent}"
-    likely = found.most * per_document
-    if likely > chunk_bytes and (whole or found.most >= SEEN_OFTEN):
+    average = found.example_bytes if found.example_bytes is not None else size.bytes / max(1, size.documents)
+    per_seen = average * (1 if whole else max(1.0, size.documents / found.documents))
+    likely = found.most * per_seen
+    if likely > chunk_bytes and found.most > 1 and (whole or found.most >= SEEN_OFTEN):
         seen = f"{text}: about {size_text(likely)}, a chunk has {size_text(chunk_bytes)}"
         return Seen("stop", seen, "put a field with more values into the key: what has one value becomes a jumbo chunk")
     if whole:
-        return Seen("ok", f"{text}, {size_text(likely)}: less than a chunk")
-    most = poisson_bound(found.most) * per_document
+        # A document alone is never parted, however small chunks are.
+        return Seen("ok", text if found.most == 1 else f"{text}, {size_text(likely)}: less than a chunk")
+    most = poisson_bound(found.most) * per_seen
     if most <= chunk_bytes:
         return Seen("ok", f"{text}: less than {size_text(most)} with a certainty of 99 %, so it fits a chunk")
+    shared = shared_bytes(found, size)
+    if found.most <= 2 and shared <= chunk_bytes:
+        certain = 1 - _at_most_once(chunk_bytes / max(1.0, per_seen))
+        seen = f"{text}: a value has {size_text(shared)} at most on the average (certainty 99 %), less than a chunk"
+        return Seen("ok", f"{seen}; a single value that fills a chunk would have been seen twice with {certain:.0%}")
     seen = f"{text}: it may have up to {size_text(most)}, more than a chunk; the sample is too small to tell"
-    remedy = "count on a hidden secondary with $group and allowDiskUse, or run analyzeShardKey (7.0 and later)"
+    remedy = (
+        "count the documents of that one value by an index of the key's fields, on a secondary and with maxTimeMS, or "
+        "run analyzeShardKey (7.0 and later)"
+    )
     return Seen("unknown", seen, remedy)
 
 
-def poisson_bound(seen: int) -> float:
-    """Return how often something seen so often may be expected, with a certainty of 99 % at least (Poisson)."""
-    return seen + 3 * math.sqrt(seen + 1) + 2
+def shared_bytes(found: Values, size: DataSize) -> float:
+    """Return how many bytes have the same value as a document taken at random, at most with a certainty of 99 %.
+
+    Of all pairs of documents in a sample as many have one value as of all pairs in the collection (the birthday
+    problem), so that 50,000 documents tell of a terabyte what counting each value could not.
+    """
+    share = poisson_bound(found.pairs) / math.comb(max(2, found.documents), 2)
+    return (1 + share * size.documents) * size.bytes / max(1, size.documents)
+
+
+def _at_most_once(expected: float) -> float:
+    """Return how likely something expected so often is seen at most once (Poisson)."""
+    return math.exp(-expected) * (1 + expected)
 
 
 def _judge_number(found: Values, size: DataSize, chunk_bytes: int, shards: int, whole: bool) -> Seen:
     """Judge the number of different values, of the whole key and of its first field."""
     chunks = max(math.ceil(size.bytes / chunk_bytes), shards)
-    wanted = VALUES_PER_CHUNK * chunks
-    once, twice = found.leading_twice
-    # Chao's estimate: what was seen once hints at what was not seen; without pairs it stays a lower bound.
-    unseen = 0.0 if whole else once * (once - 1) / (2 * (twice + 1))
-    leading = min(found.leading + unseen, size.documents)
-    text = f"{found.leading} different values of the first field among {found.documents} documents"
+    # A key that is different in every document has as many values as it can have.
+    total = found.documents if whole else max(size.documents, found.documents)
+    wanted = min(VALUES_PER_CHUNK * chunks, total)
+    leading = estimate_distinct(found.leads, total)
+    text = f"{len(found.leads)} different values of the first field among {found.documents} documents"
     if not whole:
         text += f" of a sample (about {leading:.0f} in all)"
     if leading >= wanted:
         return Seen("ok", f"{text}, enough for {chunks} chunks")
     seen = f"{text}; {chunks} chunks want {wanted}"
-    if found.fields > 1 and found.keys > found.leading:
+    if len(found.leads) == found.documents:
+        return Seen("ok", f"{text}, none of them twice: nothing keeps documents together")
+    if found.fields > 1 and found.keys > len(found.leads):
         return Seen(
             "warn", seen, "see whether the other fields divide what has one first value: queries by it ask more shards"
         )
@@ -191,37 +229,18 @@ def monotonicity(look: Look) -> Iterator[Seen]:
 
 
 def correlation(documents: Iterable[Mapping[str, Any]], path: str) -> float | None:
-    """Return the rank correlation of a field with the time in ``_id``; None with too few ObjectIds, or one value."""
+    """Return the rank correlation of a field with the order of ``_id``; None with too few ObjectIds, or one value."""
     from bson import ObjectId
 
-    pairs = [
-        (document["_id"].generation_time.timestamp(), sort_key(_value_at(document, path)))
+    found = [
+        (document["_id"].binary, sort_key(value_at(document, path)))
         for document in documents
         if isinstance(document.get("_id"), ObjectId) and kind_at(document, path) not in ("array", "null")
     ]
-    if len(pairs) < VALUES_PER_CHUNK:
+    values = [value for _, value in sorted(found, key=lambda pair: pair[0])]
+    if len(values) < FEWEST_ORDERED or len(set(values)) < 2:
         return None
-    times, values = _ranks([pair[0] for pair in pairs]), _ranks([pair[1] for pair in pairs])
-    middle = (len(pairs) - 1) / 2
-    spread = math.sqrt(sum((rank - middle) ** 2 for rank in times) * sum((rank - middle) ** 2 for rank in values))
-    if not spread:
-        return None
-    return sum((one - middle) * (other - middle) for one, other in zip(times, values, strict=True)) / spread
-
-
-def _ranks(values: Sequence[Any]) -> list[float]:
-    """Return each value's rank; equal ones share the mean of theirs."""
-    order = sorted(range(len(values)), key=lambda place: values[place])
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        stop = start
-        while stop + 1 < len(order) and values[order[stop + 1]] == values[order[start]]:
-            stop += 1
-        for place in order[start : stop + 1]:
-            ranks[place] = (start + stop) / 2
-        start = stop + 1
-    return ranks
+    return rank_correlation(values)
 
 
 def judge_order(found: float | None, name: str, kind: int | str, extent: str) -> Seen:

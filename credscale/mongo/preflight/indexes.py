@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from credscale.mongo.commands import run
 from credscale.mongo.facts import split_namespace, supporting_index
 from credscale.mongo.known_bugs import UNIQUE_COLLATION
-from credscale.mongo.members import MEMBER_DEADLINE
 from credscale.mongo.preflight.check import Seen, check, unreadable
 from credscale.mongo.preflight.collection import no_collection
 from credscale.mongo.shard_key import index_name
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_INDEXES = 64
 MANY_INDEXES = 60
+SAME_KEY_AGAIN = (5,)  # from then on sparse, partial and unique tell two indexes of one key apart
 # checkShardingIndex answers ok: 0 with no code, 8 UnknownError or 96 OperationFailed where the index won't do (§1.2).
 REFUSALS = (None, 8, 96)
 
@@ -78,38 +78,30 @@ def shard_key_index(look: Look) -> Iterator[Seen]:
         yield no_collection(look)
         return
     serving = supporting_index(look.indexes, look.key)
-    rows = judge_index(look.indexes, look.key, look.namespace)
-    yield from rows
+    yield from judge_index(look.indexes, look.key, look.namespace, look.server.numbers)
     if serving is not None:
-        yield from _dry_run(look, serving)
+        yield _dry_run(look.index_refusal, look.home, serving)
 
 
-def _dry_run(look: Look, serving: Index) -> Iterator[Seen]:
-    """Let the server say whether the index may carry the key: only it knows whether documents have arrays there."""
-    from pymongo.errors import OperationFailure
-
-    home = look.home
-    command = {"checkShardingIndex": look.namespace, "keyPattern": dict(look.key)}
-    try:
-        run(look.on_primary(home), "admin", command, deadline=MEMBER_DEADLINE)
-    except OperationFailure as error:
-        if error.code not in REFUSALS:
-            told = unreadable(error)
-            yield Seen("unknown", f"checkShardingIndex on {home}: {told.finding}", told.remedy)
-        else:
-            seen = f"{home} does not let {serving.name} carry the key: {str(error).split(', full error')[0]}"
-            yield Seen("stop", seen, "look for arrays in the key's fields: the check key-values names a document")
-    else:
-        yield Seen("ok", f"{home} would take {serving.name} for the key (checkShardingIndex)")
+def _dry_run(refusal: Exception | None, home: str, serving: Index) -> Seen:
+    """Say whether the server would take the index: only it knows whether documents have arrays there."""
+    if refusal is None:
+        return Seen("ok", f"{home} would take {serving.name} for the key (checkShardingIndex)")
+    if getattr(refusal, "code", None) not in REFUSALS:
+        told = unreadable(refusal)
+        return Seen("unknown", f"checkShardingIndex on {home}: {told.finding}", told.remedy)
+    seen = f"{home} does not let {serving.name} carry the key: {str(refusal).split(', full error')[0]}"
+    return Seen("stop", seen, "look for arrays in the key's fields: the check key-values names a document")
 
 
-def judge_index(found: Sequence[Index], key: Key, namespace: str) -> list[Seen]:
+def judge_index(found: Sequence[Index], key: Key, namespace: str, version: tuple[int, ...]) -> list[Seen]:
     """Judge which index carries the key, and which look as if they did.
 
     Args:
         found: all indexes.
         key: the wanted shard key.
         namespace: ``database.collection``.
+        version: of the server; up to 4.4 fewer indexes may have the same key.
     """
     serving = supporting_index(found, key)
     if serving is not None:
@@ -118,9 +110,9 @@ def judge_index(found: Sequence[Index], key: Key, namespace: str) -> list[Seen]:
     rows = []
     for index in found:
         why = why_not(index, key)
-        if index.name == name:
-            remedy = f"drop it, then run again: {drop_command(namespace, name)}"
-            rows.append(Seen("stop", f"the index {name} can't carry the key: it {why or 'has another key'}", remedy))
+        if index.name == name or is_in_the_way(index, key, version):
+            seen = f"the index {index.name} can't carry the key: it {why or 'has another key'}"
+            rows.append(Seen("stop", f"{seen}; createIndexes would fail beside it", _out_of_the_way(index, namespace)))
         elif why:
             rows.append(Seen("note", f"the index {index.name} can't carry the key: it {why}"))
     taken = any(row.severity == "stop" for row in rows)
@@ -129,6 +121,27 @@ def judge_index(found: Sequence[Index], key: Key, namespace: str) -> list[Seen]:
         if taken
         else [Seen("note", "the shard-key index is still to be built: a step of the runbook does it"), *rows]
     )
+
+
+def is_in_the_way(index: Index, key: Key, version: tuple[int, ...]) -> bool:
+    """Tell whether createIndexes refuses the shard-key index because of this one, whatever its name (codes 85, 86).
+
+    Two indexes may have one key when their collations differ, and since 5.0 when one is sparse or partial (manual,
+    createIndexes); being hidden or having another hash seed makes no difference to it.
+    """
+    if list(index.key.items()) != list(key.items()) or index.collation != "simple":
+        return False
+    return version < SAME_KEY_AGAIN or not (index.sparse or index.partial or index.unique)
+
+
+def _out_of_the_way(index: Index, namespace: str) -> str:
+    """Return what to do about an index that can't carry the key and keeps the one that can from being built."""
+    database, collection = split_namespace(namespace)
+    only_hidden = index.hidden and replace(index, hidden=False).supports(index.key)
+    if not only_hidden:
+        return f"drop it, then run again: {drop_command(namespace, index.name)}"
+    change = f'{{collMod: "{collection}", index: {{name: "{index.name}", hidden: false}}}}'
+    return f'show it again, then run again: db.getSiblingDB("{database}").runCommand({change})'
 
 
 def why_not(index: Index, key: Key) -> str:

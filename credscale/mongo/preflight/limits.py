@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from credscale.mongo.distribution import BALANCES_BYTES, MEGABYTE, chunks_by_shard
 from credscale.mongo.facts import DUE_BYTES
 from credscale.mongo.preflight.check import Seen, check
-from credscale.mongo.preflight.collection import no_collection, size_text
+from credscale.mongo.preflight.collection import no_collection
+from credscale.mongo.sampling import size_text
 from credscale.mongo.settings import LARGEST_CHUNK_MB
 from credscale.mongo.shard_key import has_array, key_of
 
@@ -99,8 +100,7 @@ def judge_chunks(chunks: int, chunk_size_mb: int | None = None, *, at_once: bool
     seen = f"{text}, more than {TOO_MANY_CHUNKS if is_stop else MANY_CHUNKS}: routers refresh slowly"
     remedy = "merge small chunks when the balancer is done"
     if chunk_size_mb is not None:
-        fitting = 2 ** math.ceil(math.log2(chunk_size_mb * chunks / MANY_CHUNKS))
-        remedy = f"run with --chunk-size-mb {min(LARGEST_CHUNK_MB, fitting)}"
+        remedy = _larger(chunk_size_mb, chunk_size_mb * chunks / MANY_CHUNKS, at_once=at_once)
     return Seen("stop" if is_stop else "warn", seen, remedy)
 
 
@@ -118,4 +118,25 @@ def judge_vector(size: DataSize, chunk_size_mb: int, key_bytes: float) -> Seen:
     if points * (key_bytes + AROUND_KEY) <= VECTOR_BYTES and size.bytes <= most:
         return Seen("ok", told)
     seen = f"{told}, this one has {size_text(size.bytes)}: what does not fit becomes one giant chunk"
-    return Seen("stop", seen, "run with a larger --chunk-size-mb, up to 1024")
+    # Points times chunk size stay the same, so this much larger chunks give a vector and a size that fit.
+    factor = max(points * (key_bytes + AROUND_KEY) / VECTOR_BYTES, size.bytes / most)
+    return Seen("stop", seen, _larger(chunk_size_mb, chunk_size_mb * factor, at_once=True))
+
+
+def _larger(chunk_size_mb: int, fitting: float, *, at_once: bool) -> str:
+    """Return what to do where chunks are too small: the size that fits, or that none does.
+
+    Args:
+        chunk_size_mb: the size that is too small.
+        fitting: the one that would do, in MB.
+        at_once: whether shardCollection makes all chunks at first, which 6.0.3 and later does not.
+    """
+    if chunk_size_mb >= LARGEST_CHUNK_MB:
+        otherwise = (
+            "upgrade to 6.0.3 or later, or archive a part of the data" if at_once else "archive a part of the data"
+        )
+        return f"no chunk size helps, {LARGEST_CHUNK_MB} MB is the largest: {otherwise}"
+    wanted = 2 ** math.ceil(math.log2(fitting))
+    if wanted <= LARGEST_CHUNK_MB:
+        return f"run with --chunk-size-mb {wanted}"
+    return f"run with --chunk-size-mb {LARGEST_CHUNK_MB}, the largest; {fitting:.0f} would be needed"

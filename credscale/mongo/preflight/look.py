@@ -6,18 +6,18 @@ by side, with short deadlines; documents are sampled; every long read has a limi
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import UTC
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from credscale.core.clients import LONG_SECONDS
 from credscale.mongo import facts, members, operations
 from credscale.mongo.advice.queries import read_queries
 from credscale.mongo.commands import config_collection, retrying, run
+from credscale.mongo.distribution import default_chunk_mb
 from credscale.mongo.preflight.check import Seen, unreadable
+from credscale.mongo.preflight.members_asked import Member, Replies, ask, replies_of, silent
+from credscale.mongo.preflight.remembered import remembered
+from credscale.mongo.sampling import LOOK_AT_ALL, documents_of, read_sample
 from credscale.mongo.settings import parse_settings
 
 if TYPE_CHECKING:
@@ -30,139 +30,12 @@ if TYPE_CHECKING:
     from credscale.mongo.settings import BalancerSettings
 
 T = TypeVar("T")
-LOOK_AT_ALL = 100_000  # documents; of more a sample is taken
-SAMPLE = 50_000
-SAMPLE_MILLISECONDS = 60_000
 WORKERS = 16
 MEMBER_SECONDS = members.MEMBER_DEADLINE  # that one reply of a member may take
 CATALOGUE_MILLISECONDS = 10_000
 MOST_DOCUMENTS = 10_000  # of a collection of the catalogue that could grow
-AUTHENTICATION_FAILED = 18
 MOST_OPERATIONS = 10_000
 CURRENT_MILLISECONDS = 10_000
-# What is asked of every member: (name here, database, command).
-QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("build", {"buildInfo": 1}),
-    ("hello", {"hello": 1}),
-    ("status", {"replSetGetStatus": 1}),
-    ("options", {"getCmdLineOpts": 1}),
-    ("compatibility", {"getParameter": 1, "featureCompatibilityVersion": 1}),
-    ("server_status", {"serverStatus": 1}),
-    ("host", {"hostInfo": 1}),
-    ("warnings", {"getLog": "startupWarnings"}),
-    ("replica_config", {"replSetGetConfig": 1}),
-    ("login", {"connectionStatus": 1, "showPrivileges": True}),
-)
-
-
-@dataclass(frozen=True)
-class Clock:
-    """A server's clock beside this machine's, as one question showed it; all in seconds since 1970.
-
-    Args:
-        before: this machine's when the question left.
-        after: this machine's when the reply was here.
-        server: the server's in between.
-    """
-
-    before: float
-    after: float
-    server: float
-
-    @property
-    def least(self) -> float:
-        """How far the server is ahead at least; negative when it is behind."""
-        return self.server - self.after
-
-    @property
-    def most(self) -> float:
-        """How far the server is ahead at most."""
-        return self.server - self.before
-
-
-@dataclass(frozen=True)
-class Member:
-    """One mongod, asked directly.
-
-    Args:
-        address: ``host:port``.
-        role: ``shard`` or ``config``.
-        replica_set: as the cluster's catalogue names it.
-        shard: the shard's name; empty for a config server.
-        replies: reply by name of ``QUESTIONS``; missing where the member refused or did not answer.
-        errors: the driver's error by the same names.
-        problem: why it did not answer at all; empty when it did.
-        barred: whether it answers, but does not let the user log in: shards have users of their own (§2.5).
-        clock: its clock beside ours; None where it did not say.
-    """
-
-    address: str
-    role: Literal["shard", "config"]
-    replica_set: str
-    shard: str
-    replies: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    errors: Mapping[str, Exception] = field(default_factory=dict)
-    problem: str = ""
-    barred: bool = False
-    clock: Clock | None = None
-
-    @property
-    def is_primary(self) -> bool:
-        """Whether it takes writes; 4.4.1 and older say so by the older name."""
-        hello = self.replies.get("hello", {})
-        return bool(hello.get("isWritablePrimary", hello.get("ismaster", False)))
-
-    def reply(self, name: str) -> dict[str, Any]:
-        """Return the reply to one question, or raise the error that came instead."""
-        if name in self.errors:
-            raise self.errors[name]
-        return self.replies.get(name, {})
-
-
-@dataclass(frozen=True)
-class Replies:
-    """What members said to one question.
-
-    Args:
-        found: reply by address.
-        missing: why there is none, by address.
-    """
-
-    found: Mapping[str, dict[str, Any]]
-    missing: Mapping[str, str]
-
-    def unseen(self) -> list[Seen]:
-        """Return one row that names all members that were not looked at; none when all were."""
-        if not self.missing:
-            return []
-        reasons = "; ".join(f"{address}: {reason}" for address, reason in sorted(self.missing.items()))
-        return [Seen("unknown", f"not looked at: {reasons}", "let them answer this user, then run again")]
-
-    @property
-    def share(self) -> str:
-        """How many members were looked at, in words."""
-        return f"{len(self.found)} of {len(self.found) + len(self.missing)} members"
-
-
-class remembered(Generic[T]):  # noqa: N801 - used as cached_property is
-    """A property that is read once; a failure is kept as well, since the next check would only wait as long for it."""
-
-    def __init__(self, read: Callable[[Any], T]) -> None:
-        self._read, self._name, self.__doc__ = read, read.__name__, read.__doc__
-
-    def __get__(self, look: Look, _owner: type[Look] | None = None) -> T:
-        """Return what was read, or raise why it could not be."""
-        from pymongo.errors import PyMongoError
-
-        if self._name in look.failures:
-            raise look.failures[self._name]
-        try:
-            value = self._read(look)
-        except PyMongoError as error:
-            look.failures[self._name] = error
-            raise
-        look.__dict__[self._name] = value  # found before this descriptor from now on
-        return value
 
 
 class Look:
@@ -172,7 +45,7 @@ class Look:
         ctx: the run.
         namespace: ``database.collection``.
         key: the wanted shard key.
-        chunk_size_mb: what a later step will set.
+        chunk_size_mb: what a later step will set; 0 for what holds now.
         window: what a later step will set; empty leaves it.
         backup_directory: where backups lie; empty where none is known.
     """
@@ -181,9 +54,10 @@ class Look:
         self, ctx: Context, namespace: str, key: facts.Key, chunk_size_mb: int, window: str, backup_directory: str = ""
     ) -> None:
         self.ctx, self.namespace, self.key = ctx, namespace, key
-        self.chunk_size_mb, self.window, self.backup_directory = chunk_size_mb, window, backup_directory
+        self.wanted_chunk_size_mb, self.window, self.backup_directory = chunk_size_mb, window, backup_directory
         self.database_name, self.collection_name = facts.split_namespace(namespace)
         self.failures: dict[str, Exception] = {}
+        self.lost: dict[str, Seen] = {}
 
     def read(self, action: Callable[[], T]) -> T:
         """Repeat a read for ``MEMBER_SECONDS`` at most while it fails for a passing reason."""
@@ -209,7 +83,12 @@ class Look:
         """The registered shards; none when a mongod answers."""
         return facts.shards(self.client) if self.server.is_mongos else ()
 
-    @cached_property
+    @property
+    def chunk_size_mb(self) -> int:
+        """The chunk size to judge by: the wanted one, else the one that is set, else the server's default."""
+        return self.wanted_chunk_size_mb or self.settings.chunk_size_mb or default_chunk_mb(self.server)
+
+    @remembered
     def members(self) -> tuple[Member, ...]:
         """Every member of the shards and of the config servers, asked side by side."""
         wanted = [
@@ -218,35 +97,12 @@ class Look:
         if self.server.is_mongos:
             wanted += [Member(address, "config", "", "") for address in members.config_members(self.client)]
         with ThreadPoolExecutor(WORKERS, "preflight") as pool:
-            return tuple(pool.map(self._ask, wanted))
+            return tuple(pool.map(lambda each: ask(each, self.member(each.address)), wanted))
 
     @property
     def answering(self) -> tuple[Member, ...]:
         """The members that answered."""
         return tuple(member for member in self.members if not member.problem)
-
-    def _ask(self, member: Member) -> Member:
-        from pymongo.errors import ConnectionFailure, PyMongoError
-
-        client = self.member(member.address)
-        replies: dict[str, dict[str, Any]] = {}
-        errors: dict[str, Exception] = {}
-        clock: Clock | None = None
-        for name, command in QUESTIONS:
-            asked = time.time()
-            try:
-                # The driver has waited for the member already; asking again would only double that.
-                replies[name] = run(client, "admin", command, deadline=0.0)
-            except ConnectionFailure as error:
-                return replace(member, replies=replies, problem=f"{type(error).__name__}: it does not answer")
-            except PyMongoError as error:
-                if getattr(error, "code", None) == AUTHENTICATION_FAILED:
-                    return replace(member, problem="it does not let this user log in (code 18)", barred=True)
-                errors[name] = error
-            else:
-                if name == "hello" and "localTime" in replies[name]:
-                    clock = Clock(asked, time.time(), replies[name]["localTime"].replace(tzinfo=UTC).timestamp())
-        return replace(member, replies=replies, errors=errors, clock=clock)
 
     def member(self, address: str) -> Client:
         """Return a connection to a member on which a reply may take ``MEMBER_SECONDS``."""
@@ -259,38 +115,33 @@ class Look:
             question: its name.
             roles: of which members; none means all.
         """
-        found, missing = {}, {}
-        for member in self.members:
-            if roles and member.role not in roles:
-                continue
-            if member.problem:
-                missing[member.address] = member.problem
-            elif question in member.errors:
-                missing[member.address] = unreadable(member.errors[question]).finding
-            else:
-                found[member.address] = member.reply(question)
-        return Replies(found, missing)
+        return replies_of([each for each in self.members if not roles or each.role in roles], question)
 
     def ask_each(self, addresses: Sequence[str], question: Callable[[Client], T]) -> dict[str, T | Seen]:
-        """Read something of several members side by side.
+        """Read something of several members side by side; one that does not answer any more is not asked again.
 
         Args:
-            addresses: of members that answer.
+            addresses: of members that answered.
             question: reads it.
 
         Returns:
             what was read by address; a row that says why not where it could not be.
         """
-        from pymongo.errors import PyMongoError
+        from pymongo.errors import ConnectionFailure, PyMongoError
 
-        def ask(address: str) -> T | Seen:
+        def ask_one(address: str) -> T | Seen:
+            if address in self.lost:
+                return self.lost[address]
             try:
                 return question(self.member(address))
+            except ConnectionFailure as error:
+                self.lost[address] = silent(address, f"{type(error).__name__}: it does not answer any more")
+                return self.lost[address]
             except PyMongoError as error:
                 return unreadable(error)
 
         with ThreadPoolExecutor(WORKERS, "preflight") as pool:
-            return dict(zip(addresses, pool.map(ask, addresses), strict=True))
+            return dict(zip(addresses, pool.map(ask_one, addresses), strict=True))
 
     def primary(self, shard: str) -> Member | None:
         """Return the primary of a shard among those that answered."""
@@ -409,29 +260,35 @@ class Look:
         return read_queries(self.ctx, self.namespace, "", self.server)
 
     @remembered
-    def sample(self) -> tuple[dict[str, Any], ...]:
-        """The key fields of all documents, or of a random sample of ``SAMPLE``."""
-        from bson.codec_options import CodecOptions, DatetimeConversion
-
+    def _sampled(self) -> tuple[list[dict[str, Any]], list[int] | None]:
         if not self.is_plain:
-            return ()
-        fields = dict.fromkeys(["_id", *self.key], 1)
-        # Dates beyond the year 9999 and texts that are no UTF-8 are no reason to look at nothing.
-        lenient: CodecOptions[dict[str, Any]] = CodecOptions(
-            datetime_conversion=DatetimeConversion.DATETIME_AUTO, unicode_decode_error_handler="replace"
-        )
-        database = self.ctx.clients.mongo(timeout=LONG_SECONDS)[self.database_name]
-        collection = database.get_collection(self.collection_name, codec_options=lenient)
-        if self.size.documents <= LOOK_AT_ALL:
-            found = retrying(lambda: list(collection.find({}, fields, max_time_ms=SAMPLE_MILLISECONDS)))
-        else:
-            # Below 5 % of the collection the server takes documents at random; above it would read and sort them all.
-            size = min(SAMPLE, self.size.documents // 21)
-            pipeline: list[dict[str, Any]] = [{"$sample": {"size": size}}, {"$project": fields}]
-            found = retrying(
-                lambda: list(collection.aggregate(pipeline, allowDiskUse=True, maxTimeMS=SAMPLE_MILLISECONDS))
-            )
-        return tuple(found)
+            return [], None
+        return read_sample(documents_of(self.client, self.namespace), self.key, self.size.documents)
+
+    @property
+    def sample(self) -> Sequence[Mapping[str, Any]]:
+        """The key fields of all documents, or of a random sample, read from secondaries where there are any."""
+        return self._sampled[0]
+
+    @property
+    def sample_sizes(self) -> Sequence[int] | None:
+        """The bytes of each document of the sample; None where the server can't tell."""
+        return self._sampled[1]
+
+    @remembered
+    def index_refusal(self) -> Exception | None:
+        """What the primary of the collection's shard says against the index of the key; None when it would take it.
+
+        The only one that knows whether documents have arrays there, and it looks at the index's metadata alone.
+        """
+        from pymongo.errors import OperationFailure
+
+        command = {"checkShardingIndex": self.namespace, "keyPattern": dict(self.key)}
+        try:
+            run(self.on_primary(self.home), "admin", command, deadline=MEMBER_SECONDS)
+        except OperationFailure as error:
+            return error
+        return None
 
     @property
     def sampled_all(self) -> bool:

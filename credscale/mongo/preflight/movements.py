@@ -143,17 +143,36 @@ def _is_hash(value: Any) -> bool:
 )
 def balancing_allowed(look: Look) -> Iterator[Seen]:
     """Look whether the collection's chunks may move."""
-    yield judge_allowed(look.sharded, look.namespace)
+    yield from judge_allowed(look.sharded, look.entry or {}, look.namespace)
 
 
-def judge_allowed(sharded: ShardedCollection | None, namespace: str) -> Seen:
-    """Judge a collection's own switches."""
+def judge_allowed(sharded: ShardedCollection | None, entry: Mapping[str, Any], namespace: str) -> list[Seen]:
+    """Judge a collection's own switches; each has a remedy of its own.
+
+    Args:
+        sharded: the sharded collection; None when it is not.
+        entry: its document of config.collections.
+        namespace: ``database.collection``.
+    """
     if sharded is None:
-        return Seen("ok", "the collection is not sharded yet, so nothing keeps its chunks")
-    if sharded.no_balance:
-        seen = "balancing is disabled for the collection (noBalance, allowMigrations or permitMigrations)"
-        return Seen("stop", seen, f'run sh.enableBalancing("{namespace}")')
-    return Seen("ok", "the collection's chunks may move")
+        return [Seen("ok", "the collection is not sharded yet, so nothing keeps its chunks")]
+    allow = f'db.adminCommand({{setAllowMigrations: "{namespace}", allowMigrations: true}})'
+    # setAllowMigrations (4.4.11, 5.0.6 and later) writes permitMigrations; allowMigrations belongs to the server's own
+    # changes of the catalogue, which take it away when they end.
+    remedies = {
+        "noBalance": (bool(entry.get("noBalance", False)), f'run sh.enableBalancing("{namespace}")'),
+        "permitMigrations: false": (not entry.get("permitMigrations", True), f"run {allow}"),
+        "allowMigrations: false": (
+            not entry.get("allowMigrations", True),
+            f"wait for the resharding or other change of the collection that has set it; if none is under way: {allow}",
+        ),
+    }
+    rows = [
+        Seen("warn", f"the collection's chunks stay where they are ({name}): start_balancer will refuse", remedy)
+        for name, (holds, remedy) in remedies.items()
+        if holds
+    ]
+    return rows or [Seen("ok", "the collection's chunks may move")]
 
 
 @check(

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.members import HEALTHY
+from credscale.mongo.members import HEALTHY, lags
 from credscale.mongo.preflight.check import Seen, Severity, check, unreadable
-from credscale.mongo.preflight.oplogs import judge_oplog, read_oplogs, wanted_hours
+from credscale.mongo.preflight.oplogs import judge_oplog, needs, read_oplogs
+from credscale.mongo.settings import parse_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from credscale.mongo.facts import DataSize
-    from credscale.mongo.preflight.look import Look, Member
+    from credscale.mongo.preflight.look import Look
+    from credscale.mongo.preflight.members_asked import Member
+    from credscale.mongo.settings import Window
 
 CONFIG = "the config servers"
 LAG_WARN, LAG_STOP = 2.0, 10.0
@@ -157,31 +159,20 @@ def _delays(reply: Mapping[str, Any]) -> dict[str, float]:
 def judge_lag(name: str, views: Sequence[Mapping[str, Any]], delays: Mapping[str, float]) -> list[Seen]:
     """Judge how far each secondary is behind, less what it is delayed on purpose.
 
-    What a member knows of others is up to a heartbeat old, and an idle primary writes every ten seconds only; so a
-    healthy secondary can seem ten seconds behind to its primary. The smallest of all views is the true one.
-
     Args:
         name: of the set.
         views: replSetGetStatus of its members.
         delays: seconds by member.
     """
-    lags: dict[str, float] = {}
-    for view in views:
-        found = view.get("members", [])
-        ahead: list[datetime] = [each["optimeDate"] for each in found if each["stateStr"] == "PRIMARY"]
-        for each in found:
-            if ahead and each["stateStr"] == "SECONDARY":
-                lag = (max(ahead) - each["optimeDate"]).total_seconds() - delays.get(each["name"], 0.0)
-                lags[each["name"]] = min(lags.get(each["name"], lag), max(0.0, lag))
-    rows = []
-    for address, lag in sorted(lags.items()):
+    found, rows = lags(views, delays), []
+    for address, lag in sorted(found.items()):
         if lag > LAG_WARN:
             severity: Severity = "stop" if lag > LAG_STOP else "warn"
             seen = f"{name}: {address} is {lag:.0f} s behind its primary"
             rows.append(Seen(severity, seen, "let it catch up first: rs.printSecondaryReplicationInfo()"))
-    if not lags:
+    if not found:
         return [Seen("note", f"{name}: there is no secondary that could be behind")]
-    return rows or [Seen("ok", f"{name}: {len(lags)} secondaries at most {max(lags.values()):.1f} s behind")]
+    return rows or [Seen("ok", f"{name}: {len(found)} secondaries at most {max(found.values()):.1f} s behind")]
 
 
 @check(
@@ -194,9 +185,11 @@ def oplog_window(look: Look) -> Iterator[Seen]:
     """Look how far the shards' oplogs reach back."""
     if not look.shards:
         yield Seen("note", "there are no shards whose oplogs could be read")
-    hours = wanted_hours(_size(look))
+    need, home = needs(_size(look), len(look.shards), _window(look)), _home(look)
+    donors = {member.address for member in look.members if member.shard == home}
     for address, window in read_oplogs(look, "shard").items():
-        yield judge_oplog(address, window, hours, rehearsal=look.rehearsal)
+        extra = need.given if address in donors else need.received
+        yield judge_oplog(address, window, need.wanted, rehearsal=look.rehearsal, least=need.least, extra=extra)
 
 
 def _size(look: Look) -> DataSize | None:
@@ -207,3 +200,23 @@ def _size(look: Look) -> DataSize | None:
         return look.size if look.is_plain else None
     except PyMongoError:
         return None
+
+
+def _window(look: Look) -> Window | None:
+    """Return the hours in which chunks may move; None for all day, or where it can't be read, which row 15 tells."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        return parse_window(look.window) or look.settings.window
+    except PyMongoError:
+        return None
+
+
+def _home(look: Look) -> str:
+    """Return the shard that gives; empty where it can't be read, then all count as ones that receive, which is more."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        return look.home
+    except PyMongoError:
+        return ""

@@ -82,7 +82,7 @@ def roles(look: Look) -> Iterator[Seen]:
     login = run(look.client, "admin", command, deadline=MEMBER_DEADLINE).get("authInfo", {})
     version = look.server.numbers
     needs = needs_of_migration(look.database_name, look.collection_name, version)
-    yield judge_login("mongos", login, needs, guarded=guarded, rehearsal=look.rehearsal)
+    yield judge_login("mongos", login, needs, guarded=guarded)
     logins = look.replies("login", "shard")
     if login.get("authenticatedUsers"):
         needs = needs_on_member(look.database_name, version)
@@ -95,7 +95,7 @@ def _asks_for_login(options: Mapping[str, Any]) -> bool:
     return security.get("authorization") == "enabled" or "keyFile" in security or "clusterAuthMode" in security
 
 
-def judge_login(place: str, login: Mapping[str, Any], needs: Sequence[Need], *, guarded: bool, rehearsal: bool) -> Seen:
+def judge_login(place: str, login: Mapping[str, Any], needs: Sequence[Need], *, guarded: bool) -> Seen:
     """Judge who is logged in on mongos, and what they may not do.
 
     Args:
@@ -103,16 +103,14 @@ def judge_login(place: str, login: Mapping[str, Any], needs: Sequence[Need], *, 
         login: authInfo of connectionStatus.
         needs: what must be allowed.
         guarded: whether servers ask for a login.
-        rehearsal: whether this is a lab, which nobody else reaches.
     """
     users = [f"{user['user']}@{user['db']}" for user in login.get("authenticatedUsers", [])]
     if not users and guarded:
         return Seen("stop", "nobody is logged in, while the servers ask for it", "name a user in mongo.uri")
     if not users:
         seen = "there is no access control: anyone who reaches the servers can change this cluster"
-        if rehearsal:
-            return Seen("note", f"{seen} (a lab goes on)")
-        return Seen("warn", seen, "enable security.authorization, or see that no other machine reaches the ports")
+        remedy = "enable security.authorization, or see that no other machine reaches the ports"
+        return Seen("warn", seen, remedy, real_only=True)  # nobody else reaches a lab
     if "authenticatedUserPrivileges" not in login:
         return Seen("unknown", f"{place} does not tell what {users[0]} may do", HOW_TO)
     lacking = missing(login["authenticatedUserPrivileges"], needs)

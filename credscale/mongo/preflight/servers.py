@@ -13,7 +13,8 @@ from credscale.mongo.preflight.check import Seen, Severity, check
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from credscale.mongo.preflight.look import Clock, Look
+    from credscale.mongo.preflight.look import Look
+    from credscale.mongo.preflight.members_asked import Clock
 
 SKEW_WARN, SKEW_STOP = 1.0, 5.0
 MOST_NAMED = 5

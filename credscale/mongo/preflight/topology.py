@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.mongo import members
 from credscale.mongo.commands import run
+from credscale.mongo.disk import CROWDED
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.connections import pinging
 from credscale.mongo.preflight.oplogs import judge_oplog, read_oplogs, wanted_hours
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from credscale.mongo.facts import Shard
     from credscale.mongo.preflight.look import Look
 
-CROWDED = 0.8
 IMPLICIT_SINCE = (5,)  # 5.0 and later choose a default write concern by the shape of the set
 RESOLVE_SECONDS = 5.0
 
@@ -68,7 +68,6 @@ def addresses(look: Look) -> Iterator[Seen]:
     yield from judge_hosts(
         [member.address for member in look.members],
         {address: reply.get("parsed", {}) for address, reply in options.found.items()},
-        rehearsal=look.rehearsal,
     )
     named = {host for reply in hellos.found.values() for host in _hosts(reply)} | set(hellos.missing)
     strangers = sorted(named - set(hellos.found))  # the others have answered by their names
@@ -112,20 +111,19 @@ def judge_seeds(shards: Sequence[Shard], hellos: Mapping[str, Mapping[str, Any]]
     return rows
 
 
-def judge_hosts(found: Sequence[str], parsed: Mapping[str, Mapping[str, Any]], *, rehearsal: bool) -> list[Seen]:
+def judge_hosts(found: Sequence[str], parsed: Mapping[str, Mapping[str, Any]]) -> list[Seen]:
     """Judge whether members can reach each other by their addresses.
 
     Args:
         found: the members' addresses.
         parsed: the options by member.
-        rehearsal: whether this is a lab, all of which is on this machine.
     """
     local = [address for address in found if _is_loopback(_host(address))]
     rows = []
     if local and len(local) < len(found):
         seen = f"{', '.join(local)} is an address of the machine itself, other members have addresses of the network"
         rows.append(Seen("stop", seen, "name every member by a host name: all of them local, or none"))
-    elif local and not rehearsal:
+    elif local:
         seen = "every member's address is of the machine itself: all of the cluster is on one machine"
         rows.append(Seen("note", seen, "do not expect it to survive that machine"))
     for address in sorted(set(parsed) - set(local)):
@@ -239,6 +237,8 @@ def config_servers(look: Look) -> Iterator[Seen]:
     for address, found in look.ask_each(addresses, lambda member: members.disk(member, "admin")).items():
         yield judge_config_disk(address, found)
     for address, window in read_oplogs(look, "config").items():
+        if address not in look.replies("hello", "config").found:
+            continue  # one that answers nothing is told once, below
         yield judge_oplog(address, window, wanted_hours(None), rehearsal=look.rehearsal, proves=False)
     yield from look.replies("hello", "config").unseen()
 
@@ -246,7 +246,7 @@ def config_servers(look: Look) -> Iterator[Seen]:
 def judge_config_disk(address: str, disk: members.Disk | Seen) -> Seen:
     """Judge how full a config server's disk is, or say why that was not read."""
     if isinstance(disk, Seen):
-        return replace(disk, finding=f"the disk of {address}: {disk.finding}")
+        return disk if disk.member else replace(disk, finding=f"the disk of {address}: {disk.finding}")
     if not disk.total:
         return Seen("unknown", f"{address} does not say how full its disk is", "look there with df -h")
     seen = f"the disk of {address} is {disk.used / disk.total:.0%} full, {disk.free / 1e9:.1f} GB free"

@@ -5,32 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.clients import LONG_SECONDS
-from credscale.mongo.commands import retrying
 from credscale.mongo.distribution import MEGABYTE
+from credscale.mongo.facts import supporting_index
 from credscale.mongo.preflight.check import Seen, check
-from credscale.mongo.preflight.collection import no_collection, size_text
-from credscale.mongo.preflight.look import SAMPLE_MILLISECONDS
+from credscale.mongo.preflight.collection import no_collection
+from credscale.mongo.sampling import MISSING_SHARE, describe, documents_of, kind_at, size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from credscale.mongo.facts import DataSize, Key
     from credscale.mongo.preflight.look import Look
 
-MISSING_SHARE = 0.001
-ARRAY_SEARCH_MILLISECONDS = 60_000
-# Less than a twentieth of any collection that is sampled: then $sample jumps about instead of scanning everything.
-LARGE_BYTES, SIZE_SAMPLE = 8 * MEGABYTE, 4_000
-_TYPES = {
-    "datetime": "date",
-    "DatetimeMS": "date",
-    "str": "string",
-    "int": "number",
-    "Int64": "number",
-    "float": "number",
-    "bool": "bool",
-}
+# Without an index this reads all of the collection, so it is a short look on a secondary and no proof.
+ARRAY_SEARCH_MILLISECONDS = 3_000
+BUILD_REFUSES = "the build of the shard-key index looks at all documents and refuses arrays (code 16766)"
+LARGE_BYTES = 8 * MEGABYTE
 
 
 def no_values(look: Look) -> Seen | None:
@@ -49,11 +39,11 @@ def extent_of(look: Look) -> str:
 @check(
     30,
     "key-values",
-    command="find or $sample of _id and the key's fields, find_one with $type array",
+    command="all or a $sample of _id and the key's fields, checkShardingIndex, find_one with $type array",
     reason="A shard key holds no arrays, and equal values of different types lie apart.",
 )
 def key_values(look: Look) -> Iterator[Seen]:
-    """Look at the types of the key's values; search all documents for arrays while it is quick."""
+    """Look at the types of the key's values; the server's word, or a short search, tells of arrays in the rest."""
     nothing = no_values(look)
     if nothing is not None:
         yield nothing
@@ -107,30 +97,30 @@ def judge_values(
 
 def array_found(field: str, identity: Any) -> Seen:
     """Return the row for an array in the shard key, which the index build or every insert refuses."""
-    seen = f"{field} holds an array in the document with _id {identity}"
-    return Seen("stop", seen, "shard keys hold no arrays: correct these documents")
+    from bson import ObjectId
 
-
-def kind_at(document: Mapping[str, Any], path: str) -> str:
-    """Return the kind of value at a dotted path: ``array`` if one lies on it, ``null`` if it is missing."""
-    value: Any = document
-    for name in path.split("."):
-        value = value.get(name) if hasattr(value, "get") else None
-        if isinstance(value, list):
-            return "array"
-    return "null" if value is None else _TYPES.get(type(value).__name__, type(value).__name__)
+    # An ObjectId says nothing of a person, and the document is found by it; other values of _id may be anything.
+    named = f"with _id {identity}" if isinstance(identity, ObjectId) else f"whose _id is a {describe(identity)}"
+    remedy = f"shard keys hold no arrays: find these documents with {{{field!r}: {{$type: 'array'}}}} and correct them"
+    return Seen("stop", f"{field} holds an array in the document {named}", remedy)
 
 
 def _search_arrays(look: Look) -> Seen:
-    from pymongo.errors import OperationFailure
+    """Say what is known of the documents that the sample does not have."""
+    from pymongo.errors import PyMongoError
 
-    collection = look.ctx.clients.mongo(timeout=LONG_SECONDS)[look.database_name][look.collection_name]
-    query = array_query(look.key)
+    serving = supporting_index(look.indexes, look.key)
+    if serving is not None and look.index_refusal is None:
+        return Seen("ok", f"the server takes {serving.name} for the key, so no document has an array there")
     try:
-        found = collection.find_one(query, {"_id": 1}, max_time_ms=ARRAY_SEARCH_MILLISECONDS)
-    except OperationFailure as error:
-        seen = f"the search of all documents for arrays was given up (code {error.code}); the sample has none"
-        return Seen("unknown", seen, "let the index build find out: it refuses arrays (code 16766)")
+        found = documents_of(look.client, look.namespace).find_one(
+            array_query(look.key), {"_id": 1}, max_time_ms=ARRAY_SEARCH_MILLISECONDS
+        )
+    except PyMongoError as error:
+        code = getattr(error, "code", None)
+        why = type(error).__name__ if code is None else f"code {code}"
+        seen = f"the sample has no array; the search of all documents was given up ({why})"
+        return Seen("note", f"{seen}: {BUILD_REFUSES}, before anything else is changed")
     if found is None:
         return Seen("ok", "no document has an array in the key's fields: all were searched")
     return array_found(" or ".join(look.key), found["_id"])
@@ -145,38 +135,25 @@ def array_query(key: Key) -> dict[str, Any]:
 @check(
     36,
     "large-documents",
-    command="$bsonSize of all documents or of a $sample, with maxTimeMS",
+    command="$bsonSize in the sample of the key's fields",
     reason="Documents near 16 MB make batches of a migration fail at their limit.",
 )
 def large_documents(look: Look) -> Iterator[Seen]:
     """Look for the largest document of the sample."""
     nothing = no_values(look)
-    if nothing is not None:
-        yield nothing
-        return
-    stages: list[dict[str, Any]] = [] if look.size.documents <= SIZE_SAMPLE else [{"$sample": {"size": SIZE_SAMPLE}}]
-    pipeline = [
-        *stages,
-        {"$project": {"bytes": {"$bsonSize": "$$ROOT"}}},
-        {"$group": {"_id": None, "largest": {"$max": "$bytes"}, "documents": {"$sum": 1}}},
-    ]
-    collection = look.ctx.clients.mongo(timeout=LONG_SECONDS)[look.database_name][look.collection_name]
-    options: dict[str, Any] = {"allowDiskUse": True, "maxTimeMS": SAMPLE_MILLISECONDS}
-    found = retrying(lambda: list(collection.aggregate(pipeline, **options)))
-    yield judge_sizes(found[0] if found else {}, sampled=bool(stages))
+    yield nothing if nothing is not None else judge_sizes(look.sample_sizes, extent_of(look))
 
 
-def judge_sizes(found: Mapping[str, Any], *, sampled: bool) -> Seen:
+def judge_sizes(sizes: Sequence[int] | None, extent: str) -> Seen:
     """Judge the largest document.
 
     Args:
-        found: ``largest`` in bytes, and how many ``documents`` were looked at.
-        sampled: whether these are some of them only.
+        sizes: bytes of each; None where the server can't tell.
+        extent: what was looked at, in words.
     """
-    if found.get("largest") is None:
-        return Seen("unknown", "the server told no sizes")
-    extent = f"{'a sample of' if sampled else 'all'} {found['documents']} documents"
-    seen = f"the largest of {extent} has {size_text(found['largest'])}"
-    if found["largest"] > LARGE_BYTES:
+    if not sizes:
+        return Seen("unknown", "the server told no sizes", "look at $bsonSize of some documents by hand")
+    seen = f"the largest of {extent} has {size_text(max(sizes))}"
+    if max(sizes) > LARGE_BYTES:
         return Seen("warn", f"{seen}, more than 8 MB", "make such documents smaller before chunks move")
     return Seen("ok", seen)

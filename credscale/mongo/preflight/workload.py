@@ -106,7 +106,7 @@ def judge_writes(found: Reading, key: Key, version: tuple[int, ...], collation: 
         collation: the collection's default.
     """
     if not found.shapes:
-        return [rule(key, version), Seen("unknown", _why(found), SWITCH_ON)]
+        return [rule(key, version), Seen("warn", _why(found), SWITCH_ON)]
     rows = []
     writes = [shape for shape in found.shapes if shape.is_write]
     for shape in writes:
@@ -120,7 +120,7 @@ def judge_writes(found: Reading, key: Key, version: tuple[int, ...], collation: 
         elif told.notes:
             rows.append(Seen("note", f"{what}: {'; '.join(told.notes)}"))
     if not writes:
-        rows += [rule(key, version), Seen("unknown", "no write of the applications is recorded", SWITCH_ON)]
+        rows += [rule(key, version), Seen("warn", "no write of the applications is recorded", SWITCH_ON)]
     elif not any(row.severity == "stop" for row in rows):
         seen = f"none of {sum(shape.count for shape in writes)} recorded writes is known to fail"
         rows.append(Seen("ok", f"{seen}; {rule(key, version).finding}"))

@@ -6,7 +6,8 @@ from typing import Any
 
 from pymongo.errors import OperationFailure
 
-from credscale.mongo.advice.server import parse_analysis, server_figures
+from credscale.mongo.advice.server import MILLISECONDS, parse_analysis, server_figures
+from credscale.mongo.advice.steps import MOST_ANALYZED
 from credscale.mongo.facts import Server, parse_key
 
 KEY = parse_key("userId:hashed,createdAt:1")
@@ -38,7 +39,8 @@ class FakeMongos:
     def get_collection(self, _name: str, **_options: Any) -> FakeMongos:
         return self
 
-    def find_one(self, _query: dict[str, Any]) -> dict[str, Any] | None:
+    def find_one(self, _query: dict[str, Any], *, max_time_ms: int) -> dict[str, Any] | None:
+        assert max_time_ms <= MILLISECONDS
         return {"_id": "shop.orders", "mode": "full"} if self.sampled else None
 
     def list_indexes(self) -> list[dict[str, Any]]:
@@ -72,7 +74,7 @@ def test_command_is_bounded() -> None:
     assert why == ""
     (asked,) = mongos.asked
     assert asked["sampleSize"] == 5000
-    assert asked["maxTimeMS"] > 0
+    assert 0 < asked["maxTimeMS"] * MOST_ANALYZED <= 60_000  # they are asked one after another
     assert (asked["keyCharacteristics"], asked["readWriteDistribution"]) == (True, False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -255,6 +256,29 @@ FOUND = {"op": "query", "command": {"find": "orders", "filter": {"userId": "u"}}
 def read(member: FakeMember) -> queries.Reading:
     context: Any = FakeContext(member)
     return profiled(context, "shop.orders", [SHARD])
+
+
+def test_profilers_of_all_shards_are_read_side_by_side() -> None:
+    """Each waits until all others were asked too; one after another they would wait in vain."""
+    meeting = threading.Barrier(3, timeout=30)
+
+    class Slow(FakeMember):
+        """Answers once all have been asked."""
+
+        def find(self, query: dict[str, Any], _fields: Any, **options: Any) -> list[dict[str, Any]]:
+            meeting.wait()
+            return super().find(query, _fields, **options)
+
+    class Bounded(FakeContext):
+        """Remembers how long a reply may take."""
+
+        def mongo_member(self, _address: str, **options: Any) -> FakeMember:
+            assert options["timeout"] <= 30
+            return self.member
+
+    context: Any = Bounded(Slow({"was": 2}, [FOUND]))
+    shards = [Shard(name, name, (f"{name}:1",), 1, False) for name in ("s1", "s2", "s3")]
+    assert profiled(context, "shop.orders", shards).count == 3
 
 
 def test_profile_is_read_within_bounds() -> None:

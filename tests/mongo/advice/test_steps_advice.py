@@ -128,8 +128,8 @@ def test_what_can_not_be_told_warns(lab: LabState, lab_ctx: Context, tmp_path: P
 def test_large_collection_is_sampled(lab: LabState, lab_ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "LOOK_AT_ALL", 1000)
     result = advise_shard_key(lab_ctx, namespace=fresh_collection(lab, 3000), sample=1000)
-    assert result.output["documents_looked_at"] == 1000
-    assert "a sample of 1000 of 3000 documents" in " ".join(result.output["not_checked"])
+    assert result.output["documents_looked_at"] == 142
+    assert "a sample of 142 of 3000 documents" in " ".join(result.output["not_checked"])
     assert result.output["rows"][0]["key"] == "userId:hashed,createdAt:1"
 
 
@@ -168,6 +168,13 @@ def test_sample_is_bounded_and_read_from_secondaries() -> None:
     assert options["maxTimeMS"] > 0
     assert fake.preference == ReadPreference.SECONDARY_PREFERRED
     assert (list(sample.sizes), sample.documents, sample.total) == ([77], [{"_id": 1, "a": 2}], 10**8)
+
+
+def test_a_sample_is_less_than_a_twentieth() -> None:
+    """Above 5 % of the collection $sample reads and sorts all of it."""
+    fake = FakeCollection([{"_id": 1}])
+    read_sample(fake, 100_001)
+    assert fake.asked[0][0][0] == {"$sample": {"size": 4761}}
 
 
 def test_sizes_are_the_mean_where_the_server_has_none() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bson import Timestamp, json_util
+from pymongo import ReadPreference
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from credscale.core.context import Context
@@ -34,6 +36,7 @@ SETS = {
 }
 LINE = '{"t":{"$date":"2026-11-23T11:14:24.885+00:00"},"s":"I","c":"NETWORK","msg":"Connection ended"}'
 DEAD = ServerSelectionTimeoutError("no answer")
+HANG_SECONDS = 0.02
 
 
 def recorded(folder: str, name: str) -> Any:
@@ -49,15 +52,45 @@ def _recorded(folder: str, name: str) -> Any:
     return json_util.loads(text, json_options=options)["reply"]
 
 
+@dataclass(frozen=True)
+class Read:
+    """One read that a process was asked for.
+
+    Args:
+        kind: ``find``, ``aggregate`` or ``list``.
+        namespace: of what.
+        milliseconds: the limit on the server; None without one.
+        secondaries: whether these may answer.
+    """
+
+    kind: str
+    namespace: str
+    milliseconds: int | None
+    secondaries: bool = False
+
+
 class Node:
-    """One process: replies by command, documents by namespace; an exception among them is raised."""
+    """One process: replies by command, documents by namespace; an exception among them is raised.
+
+    ``asked`` has the commands and ``reads`` the reads, with their limits. A process that ``hangs`` keeps each who asks
+    waiting and then does not answer; ``waited`` counts these.
+    """
 
     def __init__(self, replies: Mapping[str, Any], documents: Mapping[str, Any] | None = None) -> None:
         self.replies, self.documents = dict(replies), dict(documents or {})
         self.asked: list[dict[str, Any]] = []
+        self.reads: list[Read] = []
+        self.hangs, self.waited = False, 0
 
     def __getitem__(self, name: str) -> Database:
         return Database(self, name)
+
+    def wait(self) -> None:
+        """Keep the caller waiting when this process hangs."""
+        if self.hangs:
+            self.waited += 1
+            time.sleep(HANG_SECONDS)
+            raise DEAD
 
 
 class Database:
@@ -69,10 +102,13 @@ class Database:
     def __getitem__(self, name: str) -> Collection:
         return Collection(self.node, f"{self.name}.{name}")
 
-    def get_collection(self, name: str, **_options: Any) -> Collection:
-        return self[name]
+    def get_collection(self, name: str, *, read_preference: Any = None, **_options: Any) -> Collection:
+        return Collection(
+            self.node, f"{self.name}.{name}", secondaries=read_preference == ReadPreference.SECONDARY_PREFERRED
+        )
 
     def command(self, request: dict[str, Any]) -> Any:
+        self.node.wait()
         self.node.asked.append(request)
         name = next(iter(request))
         for key in (f"{name} {request[name]}", *(f"{name} {each}" for each in request), name):
@@ -80,27 +116,51 @@ class Database:
                 return _given(self.node.replies[key])
         raise OperationFailure(f"no such command: {name}", 59)
 
-    def list_collections(self, filter: dict[str, Any]) -> Any:  # noqa: A002
+    def list_collections(self, filter: dict[str, Any], *, maxTimeMS: int | None = None) -> Any:  # noqa: A002, N803
+        self.node.wait()
+        self.node.reads.append(Read("list", self.name, maxTimeMS))
         found = _given(self.node.documents.get("collections", []))
-        return iter([each for each in found if each["name"] == filter["name"]])
+        return iter([each for each in found if all(each.get(name) == value for name, value in filter.items())])
 
-    def aggregate(self, _pipeline: list[Any], **_options: Any) -> list[dict[str, Any]]:
+    def aggregate(self, _pipeline: list[Any], *, maxTimeMS: int | None = None) -> list[dict[str, Any]]:  # noqa: N803
+        self.node.wait()
+        self.node.reads.append(Read("aggregate", self.name, maxTimeMS))
         return list(_given(self.node.documents.get("operations", [])))
 
 
 class Collection:
     """One collection of a process."""
 
-    def __init__(self, node: Node, namespace: str) -> None:
-        self.node, self.namespace = node, namespace
+    def __init__(self, node: Node, namespace: str, *, secondaries: bool = False) -> None:
+        self.node, self.namespace, self.secondaries = node, namespace, secondaries
 
-    def find(self, query: dict[str, Any], _fields: Any = None, **_options: Any) -> list[dict[str, Any]]:
-        found = _given(self.node.documents.get(self.namespace, []))
-        return [each for each in found if all(each.get(name) == value for name, value in query.items())]
+    def _read(self, kind: str, milliseconds: int | None) -> Any:
+        self.node.wait()
+        self.node.reads.append(Read(kind, self.namespace, milliseconds, self.secondaries))
+        return _given(self.node.documents.get(self.namespace, []))
 
-    def find_one(self, query: dict[str, Any], *, sort: Any = None, **_options: Any) -> dict[str, Any] | None:
-        found = self.find(query)
-        return (found[-1] if sort and sort[0][1] == -1 else found[0]) if found else None
+    def find(
+        self, query: dict[str, Any], _fields: Any = None, *, max_time_ms: int | None = None, limit: int = 0,
+        sort: Any = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        found = self._read("find", max_time_ms)
+        found = [each for each in found if all(each.get(name) == value for name, value in query.items())]
+        found = found[::-1] if sort and sort[0][1] == -1 else found
+        return found[: limit or None]
+
+    def find_one(self, query: dict[str, Any], _fields: Any = None, **options: Any) -> dict[str, Any] | None:
+        found = self.find(query, **options)
+        return found[0] if found else None
+
+    def aggregate(
+        self,
+        _pipeline: list[Any],
+        *,
+        maxTimeMS: int | None = None,  # noqa: N803
+        allowDiskUse: bool = False,  # noqa: N803
+    ) -> list[dict[str, Any]]:
+        assert allowDiskUse in (True, False)
+        return copy.deepcopy(list(self._read("aggregate", maxTimeMS)))
 
     def list_indexes(self) -> list[dict[str, Any]]:
         return [{"v": 2, "key": {"_id": 1}, "name": "_id_"}]
@@ -146,7 +206,7 @@ def member(replica_set: str, address: str) -> Node:
             "replSetGetConfig": recorded("01-replica-sets", "replSetGetConfig-shard1ReplSet"),
             "connectionStatus": {"authInfo": {"authenticatedUsers": [], "authenticatedUserPrivileges": []}},
             "dbStats": {"fsTotalSize": 1000e9, "fsUsedSize": 100e9},
-            "collStats oplog.rs": {"size": 5, "maxSize": 100},
+            "collStats oplog.rs": {"size": 500_000_000, "maxSize": 10_000_000_000},
         },
         {"local.oplog.rs": entries},
     )
@@ -200,12 +260,19 @@ class Nodes:
         return f"mongodb://{ROUTER}/"
 
     def mongo_member(self, address: str, **_options: float) -> Node:
+        if address not in self.nodes:  # a router that was stopped long ago: config.mongos keeps it
+            self.nodes[address] = Node({})
+            self.nodes[address].hangs = True
         return self.nodes[address]
 
     def answer(self, name: str, reply: Any, *addresses: str) -> None:
         """Let processes answer otherwise; none named means all of them."""
         for address in addresses or tuple(self.nodes):
             self.nodes[address].replies[name] = reply
+
+    def hang(self, address: str) -> None:
+        """Let a process keep everybody waiting and answer nothing."""
+        self.nodes[address].hangs = True
 
     def kill(self, address: str) -> None:
         """Let a process answer nothing any more."""
@@ -214,17 +281,28 @@ class Nodes:
         node.documents = dict.fromkeys(node.documents, DEAD)
 
 
-def look_at(
-    nodes: Nodes, *, window: str = "", rehearsal: bool = False, backup_directory: str = "", **environment: Any
-) -> Look:
-    """Return a look at these processes."""
+def context(nodes: Nodes, *, rehearsal: bool = False, **environment: Any) -> Context:
+    """Return a run whose connections lead to these processes."""
     inventory: dict[str, Any] = {"name": "unit", "mongo": {"uri": f"mongodb://{ROUTER}/"}, **environment}
     if rehearsal:
         inventory["lab"] = {}
     secrets, clients = Secrets(), nodes
     given: Any = clients
-    ctx = Context(Environment.model_validate(inventory), Journal(None, secrets.mask), given, secrets)
-    return Look(ctx, NAMESPACE, facts.parse_key(KEY), 64, window, backup_directory)
+    return Context(Environment.model_validate(inventory), Journal(None, secrets.mask), given, secrets)
+
+
+def look_at(
+    nodes: Nodes,
+    *,
+    window: str = "",
+    rehearsal: bool = False,
+    backup_directory: str = "",
+    chunk_size_mb: int = 64,
+    **environment: Any,
+) -> Look:
+    """Return a look at these processes."""
+    ctx = context(nodes, rehearsal=rehearsal, **environment)
+    return Look(ctx, NAMESPACE, facts.parse_key(KEY), chunk_size_mb, window, backup_directory)
 
 
 def said(check: Check, look: Look) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What is under way: index builds, long operations, transactions, change streams, clients."""
+"""What is under way: index builds, long operations, change streams, clients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pymongo.errors import OperationFailure
 
 from credscale.mongo import facts
 from credscale.mongo.preflight import activity, connections
-from credscale.mongo.preflight.look import Look, Member, Replies
+from credscale.mongo.preflight.check import unreadable
+from credscale.mongo.preflight.look import Look
+from credscale.mongo.preflight.members_asked import Member
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +29,6 @@ KEY = facts.parse_key("createdAt:hashed,userId:1")
 RECORDED = Path(__file__).parents[2] / "cases/mongo/recorded"  # replies of a real 4.4.6 cluster
 OURS = {"createIndexes": "orders", "indexes": [{"key": dict(KEY), "name": "k"}], "$db": "shop"}
 OTHERS = {"createIndexes": "orders", "indexes": [{"key": {"x": 1}, "name": "x"}], "$db": "shop"}
-# serverStatus.transactions as 4.4.6 tells it
-TRANSACTIONS = {"currentOpen": 0, "totalStarted": 0, "totalPrepared": 0, "currentPrepared": 0}
 
 
 def severities(rows: Sequence[Seen]) -> list[str]:
@@ -126,46 +126,6 @@ def test_an_idle_transaction_is_ended_by_its_session() -> None:
     assert severities(activity.judge_long([young], NAMESPACE)) == ["ok"]
 
 
-@pytest.mark.parametrize(
-    ("prepared", "version", "severity"),
-    [
-        (0, (4, 4, 6), "ok"),
-        (2, (4, 4, 6), "stop"),
-        (2, (4, 4, 29), "note"),
-        (2, (5, 0, 14), "stop"),
-        (2, (7, 0, 9), "note"),
-    ],
-)
-def test_prepared_transactions(prepared: int, version: tuple[int, ...], severity: str) -> None:
-    rows = activity.judge_prepared({"a:1": TRANSACTIONS | {"currentPrepared": prepared}}, version)
-    assert severities(rows) == [severity]
-
-
-def test_members_that_tell_no_transactions_are_unknown() -> None:
-    rows = activity.judge_prepared({"a:1": TRANSACTIONS, "b:1": None}, (7, 0, 9))
-    assert [(row.severity, row.finding) for row in rows] == [("unknown", "no transactions in serverStatus of b:1")]
-    assert severities(activity.judge_transactions({}, None)) == ["unknown"]
-
-
-def test_a_member_that_does_not_answer_is_named() -> None:
-    replies = Replies({"a:1": {"transactions": TRANSACTIONS}}, {"b:1": "it does not answer"})
-    look: Any = SimpleNamespace(
-        replies=lambda *_: replies, server=SimpleNamespace(numbers=(7, 0, 9)), rehearsal=False, home="s1"
-    )
-    rows = activity.prepared_transactions.run(look)
-    assert [row.severity for row in rows] == ["ok", "unknown"]
-    assert "b:1: it does not answer" in rows[1].seen.finding
-
-
-def test_use_and_lifetime_of_transactions() -> None:
-    assert severities(activity.judge_transactions({"a:1": TRANSACTIONS}, 60)) == ["ok"]
-    used = {"a:1": TRANSACTIONS | {"totalStarted": 9, "currentOpen": 1}}
-    rows = activity.judge_transactions(used, 600)
-    assert severities(rows) == ["warn", "note"]
-    assert rows[1].finding == "up to 9 transactions since a member's start, 1 open now; they may live for 600 s"
-    assert "is not told" in activity.judge_transactions(used, None)[0].finding
-
-
 STREAM = {"aggregate": "orders", "pipeline": [{"$changeStream": {}}], "$db": "shop"}
 
 
@@ -214,7 +174,7 @@ def group(driver: str = "", version: str = "", **others: Any) -> dict[str, Any]:
     return {"_id": identity, "connections": 3}
 
 
-def clients(address: str, *groups: dict[str, Any], is_router: bool = False) -> dict[str, list[Clients] | Exception]:
+def clients(address: str, *groups: dict[str, Any], is_router: bool = False) -> dict[str, list[Clients] | Seen]:
     return {address: connections.parse(address, groups, is_router=is_router)}
 
 
@@ -228,7 +188,7 @@ def test_an_application_past_mongos_stops() -> None:
     assert row.finding == (
         "billing (PyMongo 4.6.0) is connected straight to a:1 (3 connections), at work on the collection"
     )
-    assert "--skip 'drivers=REASON'" in row.remedy
+    assert "--skip 'drivers=REASON' (shard-migrate: --skip-checks)" in row.remedy
 
 
 @pytest.mark.parametrize(
@@ -239,7 +199,11 @@ def test_an_application_past_mongos_stops() -> None:
         (group("PyMongo", "4.6.0", application="billing", router="mongos1:27017"), "ok"),
         (group("nodejs|mongosh", "5.0", application="mongosh 2.1"), "note"),
         (group("mongo-go-driver", "v1.1.0", application="mongodb_exporter"), "note"),
-        (group(), "stop"),
+        (group("nodejs", "6.9.0", application="MongoDB Compass"), "note"),
+        (group(), "warn"),
+        (group(application="haproxy-check"), "warn"),
+        (group(ours=True), "stop"),
+        (group("PyMongo", "4.6.0"), "stop"),
     ],
 )
 def test_who_may_be_connected_to_a_shard(other: dict[str, Any], severity: str) -> None:
@@ -265,9 +229,9 @@ def test_drivers_older_than_the_server(driver: str, version: str, server: tuple[
 
 
 def test_servers_that_show_nobody_are_named() -> None:
-    refused: dict[str, list[Clients] | Exception] = {"b:1": OperationFailure("no", 13)}
+    refused: dict[str, list[Clients] | Seen] = {"b:1": unreadable(OperationFailure("no", 13))}
     rows = connections.judge(clients("a:1", INTERNAL) | clients("c:1", {"opid": 1}) | refused, (7, 0, 9))
-    assert severities(rows) == ["unknown"]
+    assert severities(rows) == ["warn"]  # who is connected can never be known wholly
     assert rows[0].finding == "2 of 3 servers do not show who is connected: c:1, b:1"
 
 
@@ -299,22 +263,38 @@ class Servers:
         return {"admin": SimpleNamespace(aggregate=aggregate)}
 
 
+def look_among(servers: Servers, routers: list[str], members: tuple[Member, ...]) -> Look:
+    """Return a look at these routers, all of which live, and members."""
+    clients_of = SimpleNamespace(mongo_router=lambda: routers[0])
+    ctx: Any = SimpleNamespace(clients=clients_of, environment=SimpleNamespace(lab=None))
+    look = Look(ctx, NAMESPACE, KEY, 0, "")
+    look.__dict__ |= {
+        "router_signs": [{"_id": name, "ping": datetime.now(UTC)} for name in routers], "members": members,
+        "member": servers.at, "server": SimpleNamespace(numbers=(7, 0, 9)),
+    }  # fmt: skip
+    return look
+
+
 def test_every_router_and_member_is_asked_once_and_the_dead_are_not_waited_for() -> None:
     refused = OperationFailure("no", 13)
     servers = Servers({"mongos:1": [group("PyMongo", "4.9.0", application="shop")], "a:1": [INTERNAL], "b:1": refused})
     found = (Member("a:1", "shard", "s1", "s1"), Member("b:1", "shard", "s1", "s1"), Member("c:1", "config", "", ""))
     dead = Member("d:1", "shard", "s2", "s2", problem="AutoReconnect: it does not answer")
-    clients_of = SimpleNamespace(mongo_router=lambda: "mongos:1")
-    look: Any = SimpleNamespace(
-        ctx=SimpleNamespace(clients=clients_of), router_signs=[{"_id": "mongos:1", "ping": datetime.now(UTC)}],
-        members=(*found, dead), member=servers.at, namespace=NAMESPACE, server=SimpleNamespace(numbers=(7, 0, 9)),
-        rehearsal=False,
-    )  # fmt: skip
+    look = look_among(servers, ["mongos:1"], (*found, dead))
     (row,) = activity.drivers.run(look)
-    assert (row.severity, row.seen.finding) == ("unknown", "2 of 4 servers do not show who is connected: d:1, b:1")
+    assert (row.severity, row.seen.finding) == ("warn", "2 of 4 servers do not show who is connected: d:1, b:1")
     assert set(servers.asked) == {"mongos:1", "a:1", "b:1"}
     assert servers.asked["mongos:1"][0]["$currentOp"]["localOps"] is True
     assert "localOps" not in servers.asked["a:1"][0]["$currentOp"]
+
+
+def test_of_hundreds_of_routers_some_are_asked_and_the_rest_is_told() -> None:
+    names = [f"mongos{n}:1" for n in range(300)]
+    servers = Servers({name: [group("PyMongo", "4.9.0", application="shop")] for name in names})
+    rows = activity.drivers.run(look_among(servers, names, ()))
+    assert len(servers.asked) == 32
+    assert [row.severity for row in rows] == ["ok", "note"]
+    assert rows[1].seen.finding == "32 routers were asked who is connected, 268 more were not"
 
 
 def test_operations_are_read_once_and_within_limits() -> None:

@@ -15,7 +15,7 @@ from credscale.core.sections import MaintenanceWindow
 from credscale.mongo.facts import parse_key, parse_sharded
 from credscale.mongo.preflight import balancer, movements
 from credscale.mongo.settings import parse_settings
-from tests.mongo.preflight.looks import NAMESPACE, Nodes, look_at, recorded, said, severities
+from tests.mongo.preflight.looks import LINE, NAMESPACE, Nodes, look_at, recorded, said, severities
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)
 UTC_ZONE, BERLIN = timedelta(0), timedelta(hours=2)
@@ -42,6 +42,22 @@ def test_local_times_of_config_servers(
 ) -> None:
     maintenance = None if zone is None else MaintenanceWindow(timezone=zone, start="02:00", stop="06:00")
     assert severities(balancer.judge_offsets(offsets, window, maintenance, NOW)) == expected
+
+
+def test_a_log_written_in_utc_does_not_tell_where_the_server_is() -> None:
+    nodes = Nodes()
+    address = "127.0.0.1:27029"
+    nodes.nodes[address].replies["getCmdLineOpts"] = {"parsed": {"systemLog": {"timeStampFormat": "iso8601-utc"}}}
+    rows = said(balancer.window_time_zone, look_at(nodes, window="02:00-06:00"))
+    assert [row[0] for row in rows] == ["unknown", "ok"]
+    assert f"the log of {address} does not tell its time zone, as systemLog.timeStampFormat is" in rows[0][1]
+    assert rows[1][1].startswith("2 of 3 config servers")
+
+
+def test_a_log_written_in_utc_is_seen_without_its_option() -> None:
+    nodes = Nodes()
+    nodes.answer("getLog global", {"log": [LINE.replace("+00:00", "Z")]})
+    assert {row[0] for row in said(balancer.window_time_zone, look_at(nodes))} == {"unknown"}
 
 
 def test_the_window_is_shown_in_utc() -> None:
@@ -72,13 +88,27 @@ STATUS = {"mode": "full", "inBalancerRound": False, "numBalancerRounds": 1}
         ([{"_id": "chunksize", "value": 64}], {"s1": 128 << 20, "s2": 64 << 20}, ["ok", "note"]),
         ([{"_id": "chunksize", "value": "64"}], {}, ["stop"]),
         ([{"_id": "balancer", "activeWindow": {"start": "2am"}}], {}, ["stop"]),
-        ([{"_id": "balanser", "stopped": True}], {}, ["warn"]),
+        ([{"_id": "balancer", "mode": "on"}], {}, ["stop"]),
+        ([{"_id": "automerge", "enabled": "yes"}], {}, ["stop"]),
+        ([{"_id": "balancer", "activewindow": {"start": "02:00", "stop": "06:00"}}], {}, ["stop"]),
+        ([{"_id": "balanser", "stopped": True}], {}, ["stop"]),
+        ([{"_id": "audit"}, {"_id": "autosplit", "enabled": False}], {}, ["ok"]),
         ([{"_id": "ReadWriteConcernDefaults"}, {"_id": "automerge", "enabled": True}], {}, ["ok"]),
     ],
 )
 def test_documents_of_settings(documents: list[dict[str, Any]], sizes: dict[str, int], expected: list[str]) -> None:
     found = parse_settings(documents, STATUS)
-    assert severities(balancer.judge_settings(found, [each["_id"] for each in documents], sizes)) == expected
+    assert severities(balancer.judge_settings(found, sizes)) == expected
+
+
+def test_a_misspelt_window_says_what_was_meant_and_keeps_the_balancer_off() -> None:
+    found = parse_settings([{"_id": "balancer", "stopped": True, "activewindows": {}}, {"_id": "chunksiz"}], STATUS)
+    document, field = balancer.judge_settings(found, {})
+    assert document.finding.endswith("that no server reads; chunksize was meant, perhaps")
+    assert field.finding.endswith("'activewindows' that no server reads; activeWindow was meant, perhaps")
+    assert '{$unset: {"activewindows": 1}}' in field.remedy
+    wrong = parse_settings([{"_id": "balancer", "stopped": "true"}], STATUS)
+    assert "deleteOne" not in balancer.judge_settings(wrong, {})[0].remedy  # it would turn the balancer on
 
 
 @pytest.mark.parametrize(
@@ -137,21 +167,27 @@ def test_zones(low: dict[str, Any], high: dict[str, Any], zones: list[str], expe
 
 
 @pytest.mark.parametrize(
-    ("extra", "severity"),
+    ("extra", "remedies"),
     [
-        ({}, "ok"),
-        ({"noBalance": True}, "stop"),
-        ({"allowMigrations": False}, "stop"),
-        ({"permitMigrations": False}, "stop"),
+        ({}, []),
+        ({"noBalance": True}, ["run sh.enableBalancing("]),
+        ({"allowMigrations": False}, ["wait for the resharding or other change"]),
+        ({"permitMigrations": False}, ["run db.adminCommand({setAllowMigrations: "]),
+        ({"noBalance": True, "permitMigrations": False}, ["run sh.enableBalancing(", "run db.adminCommand({setAllow"]),
     ],
 )
-def test_switches_of_a_collection(extra: dict[str, Any], severity: str) -> None:
-    sharded = parse_sharded({"_id": NAMESPACE, "key": KEY, "uuid": None, **extra})
-    assert movements.judge_allowed(sharded, NAMESPACE).severity == severity
+def test_each_switch_of_a_collection_has_its_own_remedy(extra: dict[str, Any], remedies: list[str]) -> None:
+    entry = {"_id": NAMESPACE, "key": KEY, "uuid": None, **extra}
+    rows = movements.judge_allowed(parse_sharded(entry), entry, NAMESPACE)
+    assert severities(rows) == (["warn"] * len(remedies) or ["ok"])
+    for row, remedy in zip(rows, remedies, strict=False):
+        assert row.remedy.startswith(remedy)
+        assert NAMESPACE in row.remedy
+        assert "start_balancer will refuse" in row.finding
 
 
 def test_a_collection_that_is_not_sharded_may_move() -> None:
-    assert movements.judge_allowed(None, NAMESPACE).severity == "ok"
+    assert severities(movements.judge_allowed(None, {}, NAMESPACE)) == ["ok"]
 
 
 def test_ranges_that_wait_for_their_deletion() -> None:

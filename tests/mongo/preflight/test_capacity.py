@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from credscale.mongo.disk import Space
 from credscale.mongo.members import Disk
 from credscale.mongo.preflight import capacity
 from credscale.mongo.preflight.check import Seen
@@ -18,18 +19,24 @@ def _no_second_look_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "found", "severity"),
+    ("needed", "found", "grows", "rehearsal", "severity"),
     [
-        (10, Disk(1000, 500), "ok"),
-        (310, Disk(1000, 500), "warn"),
-        (510, Disk(1000, 500), "stop"),
-        (0, Disk(1000, 900), "warn"),
-        (10, Disk(0, 0), "unknown"),
-        (10, Seen("unknown", "the user may not look (code 13)"), "unknown"),
+        (10, Space(Disk(1000, 500), 100), True, False, "ok"),
+        (310, Space(Disk(1000, 500), 0), True, False, "stop"),  # 81 % full afterwards
+        (310, Space(Disk(1000, 500), 0), True, True, "ok"),  # a lab may have a full disk
+        (250, Space(Disk(1000, 500), 100), True, False, "stop"),  # the recipient's oplog grows
+        (250, Space(Disk(1000, 500), 100), False, False, "ok"),
+        (510, Space(Disk(1000, 500), 0), True, False, "stop"),
+        (510, Space(Disk(1000, 500), 0), True, True, "stop"),
+        (0, Space(Disk(1000, 900), 0), False, False, "stop"),
+        (10, Space(Disk(1000, 500), None), True, False, "warn"),
+        (10, Space(Disk(1000, 500), None), False, False, "ok"),
+        (10, Space(Disk(0, 0), 0), True, False, "unknown"),
+        (10, Seen("unknown", "the user may not look (code 13)"), True, False, "unknown"),
     ],
 )
-def test_room_on_a_disk(needed: int, found: Disk | Seen, severity: str) -> None:
-    assert capacity.judge_disk("a:1", needed, found).severity == severity
+def test_room_on_a_disk(needed: int, found: Space | Seen, grows: bool, rehearsal: bool, severity: str) -> None:
+    assert capacity.judge_disk("a:1", needed, found, grows=grows, rehearsal=rehearsal).severity == severity
 
 
 @pytest.mark.parametrize(
@@ -103,7 +110,8 @@ def test_connections(counts: dict[str, int], limit: int | None, routers: int, ex
 
 def test_the_recorded_cluster() -> None:
     look = look_at(Nodes())
-    assert said(capacity.disk, look)[3] == ("ok", "127.0.0.1:27020 needs 7.9 MB more, 900.0 GB are free")
+    needs = "127.0.0.1:27020 needs 9.5 GB more, 9.5 GB of it for its oplog, 900.0 GB are free"
+    assert said(capacity.disk, look)[3] == ("ok", needs)
     assert len(said(capacity.index_build_room, look)) == 3
     assert said(capacity.cache, look)[0] == ("ok", "127.0.0.1:27018: 18% of the cache used, 1% dirty, of 321.9 MB")
     assert said(capacity.queues, look)[0][1].startswith("127.0.0.1:27018: nothing waits")
@@ -117,8 +125,3 @@ def test_members_that_are_silent_are_unknown_everywhere() -> None:
     look = look_at(nodes)
     for check in (capacity.disk, capacity.index_build_room, capacity.cache, capacity.queues):
         assert {row[0] for row in said(check, look)} == {"unknown"}
-
-
-def test_amounts() -> None:
-    assert capacity.amount(1.5e9) == "1.5 GB"
-    assert capacity.amount(2.5e6) == "2.5 MB"

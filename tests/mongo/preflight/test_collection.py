@@ -14,7 +14,6 @@ from pymongo.errors import OperationFailure
 
 from credscale.mongo import facts
 from credscale.mongo.preflight import collection, features, limits
-from credscale.mongo.preflight.collection import size_text
 from credscale.mongo.preflight.look import Look
 
 NAMESPACE = "shop.orders"
@@ -50,11 +49,6 @@ def test_a_plain_collection_tells_its_size() -> None:
     assert (row.severity, row.finding) == ("ok", "1000 documents, 100.0 kB")
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (8.4e12, "8.4 TB")])
-def test_sizes_in_words(size: float, text: str) -> None:
-    assert size_text(size) == text
-
-
 @pytest.mark.parametrize(
     ("database", "home", "found_on", "is_sharded", "severities", "said"),
     [
@@ -74,7 +68,8 @@ def test_where_the_data_are(
     assert [row.severity for row in rows] == severities
     assert said in rows[0].finding
     if severities == ["stop"] and database is not None:
-        assert 'db.adminCommand({movePrimary: "shop", to: "s2"})' in rows[0].remedy
+        assert rows[0].remedy.startswith("stop here and look at shop on each shard itself")
+        assert "do not use movePrimary" in rows[0].remedy
 
 
 def test_the_key_of_a_sharded_collection_stays() -> None:
@@ -198,7 +193,15 @@ def test_as_many_chunks_as_were_measured() -> None:
         (50_001, 64, True, "warn", "run with --chunk-size-mb 128"),
         (200_001, 64, True, "stop", "run with --chunk-size-mb 512"),
         (200_001, 128, False, "warn", "run with --chunk-size-mb 1024"),
-        (10**9, 64, True, "stop", "run with --chunk-size-mb 1024"),
+        (10**9, 64, True, "stop", "run with --chunk-size-mb 1024, the largest; 1280000 would be needed"),
+        (
+            200_001,
+            1024,
+            True,
+            "stop",
+            "no chunk size helps, 1024 MB is the largest: upgrade to 6.0.3 or later, or archive a part of the data",
+        ),
+        (200_001, 1024, False, "warn", "no chunk size helps, 1024 MB is the largest: archive a part of the data"),
         (300_000, None, False, "warn", "merge small chunks when the balancer is done"),
     ],
 )
@@ -224,6 +227,9 @@ def test_the_size_limit_of_the_manual() -> None:
     row = limits.judge_vector(eight, 64, 126)
     assert row.severity == "stop"
     assert "one giant chunk" in row.finding
+    assert row.remedy == "run with --chunk-size-mb 128"
+    huge = facts.DataSize(10**12, 10**15, 0, 0, {})
+    assert limits.judge_vector(huge, 1024, 126).remedy.startswith("no chunk size helps")
 
 
 def test_keys_are_measured_as_they_stand_in_chunk_bounds() -> None:
@@ -233,12 +239,48 @@ def test_keys_are_measured_as_they_stand_in_chunk_bounds() -> None:
 
 
 def test_validators_and_encryption_are_told() -> None:
-    assert features.judge_options({}) == []
+    assert features.judge_options({}, KEY) == []
     rows = features.judge_options(
-        {"validator": {"x": 1}, "validationAction": "warn", "encryptedFields": {"fields": []}}
+        {"validator": {"x": 1}, "validationAction": "warn", "encryptedFields": {"fields": []}}, KEY
     )
     assert [row.severity for row in rows] == ["note", "warn"]
     assert "a validator (strict, warn)" in rows[0].finding
+
+
+def test_fields_that_clients_encrypt() -> None:
+    ssn = {"encrypt": {"bsonType": "string", "algorithm": "AEAD_AES_256_CBC_HMAC_SHA_512-Random"}}
+
+    def told(properties: dict[str, Any], key: facts.Key = KEY) -> list[tuple[str, str]]:
+        schema = {"$and": [{"$jsonSchema": {"bsonType": "object", **properties}}]}
+        return [
+            (row.severity, row.finding.split(" may be")[0])
+            for row in features.judge_options({"validator": schema}, key)
+        ]
+
+    assert told({"properties": {"ssn": ssn}})[1:] == [
+        ("note", "clients encrypt ssn by themselves; the key has none of them")
+    ]
+    assert told({"properties": {"userId": ssn}})[1:] == [("warn", "userId of the key")]
+    nested = {"properties": {"user": {"properties": {"id": ssn}}}}
+    assert told(nested, {"user.id": 1})[1:] == [("warn", "user.id of the key")]
+    assert told({"patternProperties": {"^u": ssn}})[1:][0][0] == "warn"
+    assert len(told({"properties": {"userId": {"bsonType": "string"}}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "severities"),
+    [
+        ({"mapReduce": "carts", "out": "orders", "$db": "shop"}, ["stop"]),
+        ({"mapreduce": "carts", "out": {"replace": "orders"}, "$db": "shop"}, ["stop"]),
+        ({"mapReduce": "carts", "out": {"merge": "orders"}, "$db": "shop"}, ["warn"]),
+        ({"mapReduce": "carts", "out": {"merge": "orders", "db": "archive"}, "$db": "shop"}, []),
+        ({"mapReduce": "orders", "out": {"inline": 1}, "$db": "shop"}, ["note"]),
+        ({"mapReduce": "orders", "out": {"inline": 1}, "$db": "other"}, []),
+        ({"find": "orders", "$db": "shop"}, []),
+    ],
+)
+def test_map_reduce_into_the_collection(command: dict[str, Any], severities: list[str]) -> None:
+    assert [row.severity for row in features.judge_map_reduce([{"command": command}], NAMESPACE)] == severities
 
 
 JOIN = {"$lookup": {"from": "orders", "as": "o"}}
@@ -275,6 +317,7 @@ def test_views_are_judged_even_when_operations_may_not_be_read() -> None:
 
     class Blind:
         collection, database_name, collection_name, rehearsal, namespace = PLAIN, "shop", "orders", False, NAMESPACE
+        key = KEY
         server = SimpleNamespace(numbers=(4, 4, 6))
         client = {"shop": SimpleNamespace(list_collections=lambda **_options: iter([view]))}  # noqa: RUF012
 
@@ -283,7 +326,7 @@ def test_views_are_judged_even_when_operations_may_not_be_read() -> None:
             raise REFUSED
 
     look: Any = Blind()
-    assert [row.severity for row in features.features.run(look)] == ["unknown", "stop"]
+    assert [row.severity for row in features.features.run(look)] == ["warn", "stop"]
 
 
 def test_aggregates_under_way_are_read() -> None:
@@ -293,6 +336,14 @@ def test_aggregates_under_way_are_read() -> None:
         {"ns": "shop.orders", "command": {"find": "orders", "$db": "shop"}},
     ]
     assert features.running_pipelines(running, "shop") == {"an aggregate under way on shop.carts": [JOIN]}
+
+
+def test_a_getmore_tells_its_pipeline_with_its_cursor() -> None:
+    began = {"aggregate": "carts", "pipeline": [JOIN], "$db": "shop"}
+    getmore = {"getMore": 7, "collection": "carts", "$db": "shop"}
+    running = [{"op": "getmore", "ns": "shop.carts", "command": getmore, "cursor": {"originatingCommand": began}}]
+    found = features.running_pipelines(running, "shop")
+    assert [row.severity for row in features.judge_pipelines(found, NAMESPACE, (4, 4, 6))] == ["stop"]
 
 
 def test_the_size_limit_of_each_release(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
 from credscale.mongo import facts
 from credscale.mongo.preflight import indexes
+from credscale.mongo.preflight.look import Look
 
 NAMESPACE = "shop.orders"
 KEY = facts.parse_key("createdAt:hashed,userId:1")
@@ -55,18 +56,47 @@ def test_unique_indexes(index: facts.Index, severity: str) -> None:
     ],
 )
 def test_the_index_that_carries_the_key(found: list[facts.Index], severity: str, said: str) -> None:
-    rows = indexes.judge_index(found, KEY, NAMESPACE)
+    rows = indexes.judge_index(found, KEY, NAMESPACE, (5, 0, 28))
     assert rows[0].severity == severity
     assert said in rows[0].finding
 
 
+HIDDEN = facts.Index("old", KEY, hidden=True)
+
+
+@pytest.mark.parametrize(
+    ("index", "version", "remedy"),
+    [
+        (HIDDEN, (4, 4, 6), "show it again"),
+        (HIDDEN, (8, 0, 4), "show it again"),
+        (facts.Index("old", KEY, seed=7), (8, 0, 4), "drop it"),
+        (facts.Index("old", KEY, sparse=True), (4, 4, 6), "drop it"),
+        (facts.Index("old", KEY, sparse=True), (5, 0, 0), ""),
+        (facts.Index("old", KEY, hidden=True, partial=True), (4, 4, 6), "drop it"),
+        (facts.Index("old", KEY, hidden=True, partial=True), (5, 0, 0), ""),
+        (facts.Index("old", KEY, collation="de"), (4, 4, 6), ""),
+        (facts.Index("old", {**KEY, "x": 1}, hidden=True), (4, 4, 6), ""),
+    ],
+)
+def test_an_index_of_the_same_key_is_in_the_way_whatever_its_name(
+    index: facts.Index, version: tuple[int, ...], remedy: str
+) -> None:
+    rows = indexes.judge_index([index], KEY, NAMESPACE, version)
+    assert [row.severity for row in rows] == (["stop"] if remedy else ["note", "note"])
+    if remedy:
+        assert rows[0].finding.startswith("the index old can't carry the key")
+        assert rows[0].remedy.startswith(remedy)
+        only_hidden = index.hidden and not index.partial
+        assert ('{collMod: "orders", index: {name: "old", hidden: false}}' in rows[0].remedy) == only_hidden
+
+
 def test_an_unusable_index_of_another_name_is_no_obstacle() -> None:
-    rows = indexes.judge_index([facts.Index("part", KEY, partial=True)], KEY, NAMESPACE)
+    rows = indexes.judge_index([facts.Index("part", KEY, partial=True)], KEY, NAMESPACE, (5, 0, 28))
     assert [row.severity for row in rows] == ["note", "note"]
     assert rows[1].finding == "the index part can't carry the key: it is partial"
 
 
-def look(answer: Any, found: tuple[facts.Index, ...] = (GOOD,)) -> Any:
+def look(answer: Any, found: tuple[facts.Index, ...] = (GOOD,)) -> tuple[Look, list[Any]]:
     """Return what the check sees when the primary answers so."""
     asked: list[Any] = []
 
@@ -82,10 +112,13 @@ def look(answer: Any, found: tuple[facts.Index, ...] = (GOOD,)) -> Any:
         assert shard == "s1"
         return {"admin": SimpleNamespace(command=command)}
 
-    return SimpleNamespace(
-        is_plain=True, indexes=found, key=KEY, namespace=NAMESPACE, home="s1", on_primary=on_primary, rehearsal=False,
-        asked=asked,
-    )  # fmt: skip
+    ctx: Any = SimpleNamespace(environment=SimpleNamespace(lab=None))
+    seen = Look(ctx, NAMESPACE, KEY, 0, "")
+    seen.__dict__ |= {
+        "collection": facts.Collection("orders", "collection", {}, ""), "indexes": found, "home": "s1",
+        "on_primary": on_primary, "server": SimpleNamespace(numbers=(5, 0, 28)),
+    }  # fmt: skip
+    return seen, asked
 
 
 NO_INDEX = "couldn't find valid index for shard key"
@@ -103,7 +136,7 @@ NO_INDEX = "couldn't find valid index for shard key"
     ],
 )
 def test_the_server_judges_the_index(answer: OperationFailure, severity: str, said: str) -> None:
-    rows = indexes.shard_key_index.run(look(answer))
+    rows = indexes.shard_key_index.run(look(answer)[0])
     assert [row.severity for row in rows] == ["ok", severity]
     assert said in rows[1].seen.finding
 
@@ -111,20 +144,20 @@ def test_the_server_judges_the_index(answer: OperationFailure, severity: str, sa
 def test_the_server_takes_the_index_and_is_asked_as_recorded() -> None:
     case = json.loads((RECORDED / "03-before-sharding/checkShardingIndex.json").read_text())
     assert list(case["request"]["command"]) == ["checkShardingIndex", "keyPattern"]
-    seen = look(case["reply"])
+    seen, asked = look(case["reply"])
     assert [row.severity for row in indexes.shard_key_index.run(seen)] == ["ok", "ok"]
-    assert seen.asked == [{"checkShardingIndex": NAMESPACE, "keyPattern": dict(KEY)}]
+    assert asked == [{"checkShardingIndex": NAMESPACE, "keyPattern": dict(KEY)}]
 
 
 def test_nobody_is_asked_about_an_index_that_is_not_there() -> None:
-    seen = look({"ok": 1.0}, ())
+    seen, asked = look({"ok": 1.0}, ())
     assert [row.severity for row in indexes.shard_key_index.run(seen)] == ["note"]
-    assert seen.asked == []
+    assert asked == []
 
 
 def test_a_shard_without_a_primary_is_unknown() -> None:
-    rows = indexes.shard_key_index.run(look(ServerSelectionTimeoutError("no member of s1 is its primary")))
-    assert [row.severity for row in rows] == ["unknown"]
+    seen, _ = look(ServerSelectionTimeoutError("no member of s1 is its primary"))
+    assert [row.severity for row in indexes.shard_key_index.run(seen)] == ["ok", "unknown"]
 
 
 def test_room_for_another_index() -> None:

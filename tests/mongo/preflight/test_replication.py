@@ -14,8 +14,8 @@ from credscale.mongo.facts import DataSize, Shard
 from credscale.mongo.members import Disk, OplogWindow
 from credscale.mongo.preflight import oplogs, replication, topology
 from credscale.mongo.preflight.check import Seen
-from credscale.mongo.preflight.look import Member
-from tests.mongo.preflight.looks import Nodes, look_at, recorded, said, severities
+from credscale.mongo.preflight.members_asked import Member
+from tests.mongo.preflight.looks import ROUTER, Nodes, look_at, recorded, said, severities
 
 NOON = datetime(2026, 11, 23, 12)  # noqa: DTZ001 - as pymongo returns dates
 SHARDS = (Shard("s1", "s1", ("a:1",), 1, False), Shard("s2", "s2", ("b:1",), 1, False))
@@ -112,10 +112,14 @@ def test_a_delayed_member_is_not_behind() -> None:
         (30.0, False, 1.0, "ok"),
         (10.0, False, 1.0, "warn"),
         (0.5, False, 0.9, "stop"),
-        (0.1, True, 0.01, "ok"),
+        (0.1, True, 0.01, "warn"),  # too young to tell
+        (0.1, True, 0.001, "ok"),
         (0.1, True, 0.99, "stop"),
-        (0.1, False, 0.2, "ok"),
-        (0.2, True, None, "ok"),
+        (0.1, False, 0.2, "warn"),
+        (1.5, True, 0.4, "warn"),
+        (1.2, True, 0.45, "warn"),
+        (6.0, True, 0.2, "ok"),
+        (0.2, True, None, "unknown"),
         (0.2, False, None, "stop"),
     ],
 )
@@ -124,7 +128,78 @@ def test_oplogs(hours: float, whole: bool, fill: float | None, severity: str) ->
     assert oplogs.judge_oplog("a", window, 24.0, rehearsal=False).severity == severity
     assert oplogs.judge_oplog("a", window, 24.0, rehearsal=True).severity in ("ok", "note")
     of_config = oplogs.judge_oplog("a", window, 24.0, rehearsal=False, proves=False)
-    assert of_config.severity == ("ok" if severity == "ok" else "warn")
+    assert of_config.severity == ("warn" if severity == "stop" else severity)
+
+
+@pytest.mark.parametrize(
+    ("size", "shards", "window", "wanted", "least"),
+    [
+        (None, 2, None, 24, 2),
+        (10**6, 2, None, 24, 2),
+        (10**11, 2, None, 24, 5.6),  # two passes of 1.4 h, half of it moves in 2.8 h
+        (10**11, 4, None, 24, 6.9),  # more shards do not make the one donor quicker
+        (10**12, 2, None, 55.6, 55.6),
+        (10**12, 2, ("22:00", "02:00"), 175.6, 175.6),  # 27.8 h in nights of 4: the seventh begins after 144 h
+        (10**6, 2, ("00:00", "12:00"), 36, 2),
+    ],
+)
+def test_what_a_migration_asks_of_oplogs(
+    size: int | None, shards: int, window: tuple[str, str] | None, wanted: float, least: float
+) -> None:
+    need = oplogs.needs(None if size is None else DataSize(1000, size, 1, 1, {}), shards, window)
+    assert (round(need.wanted, 1), round(need.least, 1)) == (wanted, least)
+
+
+@pytest.mark.parametrize(("hours", "severity"), [(200.0, "ok"), (60.0, "ok"), (50.0, "stop"), (30.0, "stop")])
+def test_an_oplog_shorter_than_the_migration_stops(hours: float, severity: str) -> None:
+    need = oplogs.needs(DataSize(10**9, 10**12, 1, 1, {}), 2, None)
+    window = OplogWindow(hours, whole=False, fill=1.0)
+    row = oplogs.judge_oplog("a", window, need.wanted, rehearsal=False, least=need.least)
+    assert row.severity == severity
+    if severity == "stop":
+        assert "backup, moves and proof may take 56" in row.finding
+
+
+def test_the_moves_themselves_push_entries_out() -> None:
+    size = DataSize(10**8, 10**12, 1, 1, {})
+    need = oplogs.needs(size, 2, None)
+    window = OplogWindow(100.0, whole=False, fill=1.0, most=50 * 10**9)
+
+    def judged(extra: float) -> Seen:
+        return oplogs.judge_oplog("a", window, need.wanted, rehearsal=False, least=need.least, extra=extra)
+
+    assert judged(0.0).severity == "ok"
+    assert judged(need.received).severity == "stop"  # 500 GB through an oplog of 50 GB
+    assert judged(need.received).finding.startswith("the oplog of a reaches back 100.0 hours, and 5.3 when it is")
+    assert judged(need.given).severity == "ok"  # a donor writes but one short entry for each document
+
+
+@given(
+    st.floats(0.1, 1000), st.floats(0.01, 1.0), st.integers(1, 10**12), st.floats(2, 500), st.floats(0, 1e13),
+)  # fmt: skip
+def test_moves_never_lengthen_an_oplog(hours: float, fill: float, most: int, least: float, extra: float) -> None:
+    window = OplogWindow(hours, whole=True, fill=fill, most=most)
+    quiet, busy = oplogs.expected_hours(window, least, 0.0), oplogs.expected_hours(window, least, extra)
+    assert quiet is not None
+    assert busy is not None
+    assert 0 < busy <= quiet * 1.000001
+    assert quiet == pytest.approx(hours / fill)
+
+
+def test_a_member_that_answers_nothing_is_told_as_in_every_check() -> None:
+    nodes = Nodes()
+    nodes.kill("127.0.0.1:27028")
+    silent = [row.seen.member for row in replication.oplog_window.run(look_at(nodes)) if row.severity == "unknown"]
+    assert silent == ["127.0.0.1:27028"]
+
+
+def test_donor_and_recipient_are_judged_by_what_each_writes() -> None:
+    nodes = Nodes()
+    nodes.answer("collStats oplog.rs", {"size": 10**9, "maxSize": 10**9})
+    nodes.answer("collStats", {"count": 10**6, "size": 400 * 10**9, "storageSize": 1, "totalIndexSize": 1}, ROUTER)
+    rows = said(replication.oplog_window, look_at(nodes))
+    assert {row[0] for row in rows if "27020" in row[1]} == {"stop"}
+    assert {row[0] for row in rows if "27020" not in row[1]} == {"ok"}
 
 
 def test_an_oplog_that_cannot_be_read_is_unknown() -> None:
@@ -155,18 +230,17 @@ def test_names_in_the_catalogue(hosts: list[str], set_name: str, expected: list[
 
 
 @pytest.mark.parametrize(
-    ("addresses", "bound", "rehearsal", "expected"),
+    ("addresses", "bound", "expected"),
     [
-        (["127.0.0.1:1", "localhost:2"], "127.0.0.1", True, []),
-        (["127.0.0.1:1", "localhost:2"], "127.0.0.1", False, ["note"]),
-        (["127.0.0.1:1", "db2:2"], "10.0.0.1", False, ["stop"]),
-        (["db1:1", "db2:2"], "localhost", False, ["stop", "stop"]),
-        (["db1:1", "db2:2"], "localhost,10.0.0.1", False, []),
+        (["127.0.0.1:1", "localhost:2"], "127.0.0.1", ["note"]),
+        (["127.0.0.1:1", "db2:2"], "10.0.0.1", ["stop"]),
+        (["db1:1", "db2:2"], "localhost", ["stop", "stop"]),
+        (["db1:1", "db2:2"], "localhost,10.0.0.1", []),
     ],
 )
-def test_where_members_listen(addresses: list[str], bound: str, rehearsal: bool, expected: list[str]) -> None:
+def test_where_members_listen(addresses: list[str], bound: str, expected: list[str]) -> None:
     parsed = {address: {"net": {"bindIp": bound}} for address in addresses}
-    assert severities(topology.judge_hosts(addresses, parsed, rehearsal=rehearsal)) == expected
+    assert severities(topology.judge_hosts(addresses, parsed)) == expected
 
 
 def test_names_that_cannot_be_resolved() -> None:

@@ -112,18 +112,22 @@ ROOT = {"authenticatedUsers": [{"user": "root", "db": "admin"}]}
 
 
 @pytest.mark.parametrize(
-    ("login", "guarded", "rehearsal", "severity"),
+    ("login", "guarded", "severity"),
     [
-        ({"authenticatedUsers": []}, False, False, "warn"),
-        ({"authenticatedUsers": []}, False, True, "note"),
-        ({"authenticatedUsers": []}, True, False, "stop"),
-        (ROOT, True, False, "unknown"),
-        (ROOT | {"authenticatedUserPrivileges": []}, True, False, "stop"),
-        (ROOT | {"authenticatedUserPrivileges": granted(({"anyResource": True}, "anyAction"))}, True, False, "ok"),
+        ({"authenticatedUsers": []}, False, "warn"),
+        ({"authenticatedUsers": []}, True, "stop"),
+        (ROOT, True, "unknown"),
+        (ROOT | {"authenticatedUserPrivileges": []}, True, "stop"),
+        (ROOT | {"authenticatedUserPrivileges": granted(({"anyResource": True}, "anyAction"))}, True, "ok"),
     ],
 )
-def test_logins(login: dict[str, Any], guarded: bool, rehearsal: bool, severity: str) -> None:
-    assert rights.judge_login("mongos", login, NEEDS, guarded=guarded, rehearsal=rehearsal).severity == severity
+def test_logins(login: dict[str, Any], guarded: bool, severity: str) -> None:
+    assert rights.judge_login("mongos", login, NEEDS, guarded=guarded).severity == severity
+
+
+def test_only_a_lab_goes_without_a_login() -> None:
+    assert said(rights.roles, look_at(Nodes()))[0][0] == "warn"
+    assert said(rights.roles, look_at(Nodes(), rehearsal=True))[0][0] == "note"
 
 
 def test_members_that_lack_the_same_are_told_together() -> None:

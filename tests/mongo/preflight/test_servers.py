@@ -12,7 +12,7 @@ import pytest
 from pymongo.errors import OperationFailure
 
 from credscale.mongo.preflight import certificates, servers, versions
-from credscale.mongo.preflight.look import Clock
+from credscale.mongo.preflight.members_asked import Clock
 from tests.mongo.preflight.looks import Nodes, look_at, said, severities
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def test_a_member_that_is_silent_is_named_and_never_counted_as_good() -> None:
     for check in (versions.uniform_versions, versions.compatibility, servers.clock_skew, servers.cluster_role):
         rows = said(check, look)
         assert rows[-1][0] == "unknown"
-        assert "127.0.0.1:27020: ServerSelectionTimeoutError" in rows[-1][1]
+        assert "127.0.0.1:27020 was not looked at: ServerSelectionTimeoutError" in rows[-1][1]
 
 
 def test_a_user_who_may_not_look_learns_so() -> None:

@@ -34,7 +34,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
         made(1, "good", Seen("ok", "all is well")),
         made(2, "doubtful", Seen("warn", "nearly full", "make room")),
         made(3, "bad", Seen("stop", "it is broken", "repair it")),
-        made(4, "hidden", Seen("unknown", "nobody may look", "ask for the right")),
+        made(33, "hidden", Seen("unknown", "nobody may look", "ask for the right")),
     )
     monkeypatch.setattr(step, "CHECKS", checks)
 
@@ -69,6 +69,30 @@ def test_a_check_is_skipped_with_its_reason_on_record(ctx: Context) -> None:
     assert (row["severity"], row["finding"]) == ("skipped", "left out: known since May, see OPS-7")
     assert output["warnings"] == 1
     assert len(output["not_checked"]) == 2
+
+
+@pytest.fixture
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = (
+        made(7, "window", Seen("unknown", "nobody may look", "ask for the right")),
+        made(34, "writes", Seen("unknown", "nothing is recorded", "switch it on")),
+    )
+    monkeypatch.setattr(step, "CHECKS", checks)
+
+
+@pytest.mark.usefixtures("blind")
+def test_what_has_to_be_known_and_is_not_forbids_unless_it_is_left_out_with_a_reason(ctx: Context) -> None:
+    with pytest.raises(
+        StepFailed, match=r"must be known first.*window: nobody may look \(ask for the right\)"
+    ) as caught:
+        run(ctx)
+    assert "--skip 'NAME=REASON' (shard-migrate: --skip-checks)" in str(caught.value)
+    assert "writes" not in str(caught.value)
+    assert len(caught.value.result.output["rows"]) == 2
+    assert sorted(run(ctx, skip="window=measured by hand, OPS-7")["not_checked"]) == [
+        "window: left out: measured by hand, OPS-7",
+        "writes: nothing is recorded (switch it on)",
+    ]
 
 
 @pytest.mark.usefixtures("few")
