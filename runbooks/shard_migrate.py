@@ -48,6 +48,7 @@ def shard_migrate(
     backup_host: str = "",
     external_restore_tested: str = "",
     restore_sample: int = 0,
+    fullest_percent: int = 80,
     stall_minutes: float = 10.0,
 ) -> None:
     """Shard a collection and prove that no document was lost.
@@ -69,6 +70,7 @@ def shard_migrate(
         backup_external: a backup that somebody else took: pbm:NAME, or snapshot:ID@UTC-TIME
         backup_host: run mongodump there: a name of the section hosts and a folder, HOST:/FOLDER
         external_restore_tested: reference of the test that the external backup restores
+        fullest_percent: how full a member's disk may be afterwards
         restore_sample: documents restored to test the backup; 0 restores all
         stall_minutes: give up, with a diagnosis, when no chunk moved for so long
     """
@@ -93,6 +95,7 @@ def shard_migrate(
         shard_key=shard_key,
         restore_sample=restore_sample,
         dump_elsewhere=bool(backup_external or backup_host),
+        fullest_percent=fullest_percent,
     )
     # ## A backup that is known to restore
     #

@@ -231,7 +231,7 @@ def document_hashes(documents: Iterable[bytes], buckets: Iterable[int]) -> dict[
         key = id_key(raw)
         if bucket_of(key) in wanted:
             value = document_hash(raw)
-            found[key] = b"".join(sorted([*_hashes(found[key]), value])) if key in found else value
+            found[key] = with_copy(found.get(key, b""), value)
     return found
 
 
@@ -274,6 +274,11 @@ def compare(before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]) -> Diff
         if old and new and (new - old) and (old - new):
             changed.append(item)
     return Difference(tuple(missing), tuple(added), tuple(changed), tuple(duplicated))
+
+
+def with_copy(joined: bytes, value: bytes) -> bytes:
+    """Add the hash of one more document with the same `_id` to those known, as ``compare`` wants them."""
+    return b"".join(sorted([*_hashes(joined), value])) if joined else value
 
 
 def _hashes(joined: bytes) -> list[bytes]:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from credscale.core.errors import PreconditionFailed
+from credscale.core.errors import EnvironmentInvalid, PreconditionFailed
 from credscale.core.step import Finding, probe
 from credscale.mongo import facts, members
 from credscale.mongo.backup_baseline import NEEDED_BYTES
@@ -68,21 +68,19 @@ def parse_oplog_growth(stats: Mapping[str, Any]) -> int | None:
     return max(0, int(stats["maxSize"]) - int(stats.get("storageSize", stats.get("size", 0))))
 
 
-def verdict(needed: int, disk: members.Disk, *, rehearsal: bool) -> Verdict:
+def verdict(needed: int, disk: members.Disk, crowded: float = CROWDED) -> Verdict:
     """Judge whether a member's file system holds what comes to it, and is not crowded then.
 
     Args:
         needed: bytes that come to it.
         disk: its file system.
-        rehearsal: whether this is a lab: how full its one machine's disk is matters to nobody.
+        crowded: the share of it that may be used then.
     """
     if not disk.total:
         return "unknown"
     if disk.free < needed:
         return "too small"
-    if not rehearsal and (disk.used + needed) / disk.total > CROWDED:
-        return "too full"
-    return "ok"
+    return "too full" if (disk.used + needed) / disk.total > crowded else "ok"
 
 
 @dataclass(frozen=True)
@@ -139,10 +137,11 @@ def verify_disk(
     shard_key: str = "",
     restore_sample: int = 0,
     dump_elsewhere: bool = False,
+    fullest_percent: int = 80,
 ) -> Finding:
     """Compare the free space of every shard member and of the backup folder with what the migration will need.
 
-    A member's disk must also not be more than 80 % full afterwards, as the pre-flight has it, but in a lab.
+    A member's disk must also not be fuller than ``fullest_percent`` afterwards, as the pre-flight has it, but in a lab.
     Members are asked directly: through mongos only primaries answer (§3.3). In containers the numbers are those of the
     host's volume. What unfinished dumps of killed runs occupy counts as free, since ``backup`` removes them first.
 
@@ -153,7 +152,15 @@ def verify_disk(
         restore_sample: documents that the restore check puts on any one of the shards; 0 for all.
         dump_elsewhere: whether the documents of the backup lie on another host or in an external backup; then only
             their hashes lie in the backup folder, and nothing is restored for a trial.
+        fullest_percent: how full a member's disk may be afterwards, 1 to 100.
+
+    Raises:
+        EnvironmentInvalid: ``fullest_percent`` is out of range.
+        PreconditionFailed: a disk is too small or would be too full.
     """
+    if not 1 <= fullest_percent <= 100:
+        raise EnvironmentInvalid(f"fullest_percent must be from 1 to 100, not {fullest_percent}")
+    crowded = 1.0 if ctx.environment.lab is not None else fullest_percent / 100  # a lab lies on somebody's full laptop
     client, name = ctx.clients.mongo(), facts.split_namespace(namespace)[0]
     target, size = target_of(ctx, namespace, backup_directory), facts.data_size(client, namespace)
     missing = bool(shard_key) and not facts.supporting_index(
@@ -171,7 +178,7 @@ def verify_disk(
         with ThreadPoolExecutor(WORKERS, "disk") as pool:
             spaces = list(pool.map(lambda address: _space(ctx, address), shard.members))
         for address, space in zip(shard.members, spaces, strict=True):
-            rooms.append(_member_room(ctx, address, purpose, needed, space, grows=not primary))
+            rooms.append(_member_room(address, purpose, needed, space, crowded, grows=not primary))
     rows = [room.row() for room in rooms]
     if not all(room.enough for room in rooms):
         _refuse(ctx, rooms)
@@ -186,7 +193,7 @@ def _refuse(ctx: Context, rooms: list[Room]) -> None:
     small = [room for room in rooms if not room.enough]
     places = "; ".join(
         f"{room.host} needs {room.needed} bytes for {room.purpose}, free {room.free}"
-        + (f", and would be more than {CROWDED:.0%} full" if room.verdict == "too full" else "")
+        + (", and would be fuller than --fullest-percent allows" if room.verdict == "too full" else "")
         for room in small
     )
     raise PreconditionFailed(
@@ -226,14 +233,13 @@ def _local_room(target: Target, size: facts.DataSize, *, dump_elsewhere: bool) -
     return Room(str(folder), purpose, needed, free, "ok" if free >= needed else "too small")
 
 
-def _member_room(ctx: Context, address: str, purpose: str, needed: int, space: Space | None, *, grows: bool) -> Room:
+def _member_room(address: str, purpose: str, needed: int, space: Space | None, crowded: float, *, grows: bool) -> Room:
     """Return the room on one member; the oplog of one that receives data grows with them."""
     if space is None or not space.disk.total:
         return Room(address, purpose, needed, None, "unknown")
     if grows and space.oplog_growth:
         needed, purpose = needed + space.oplog_growth, f"{purpose} and its oplog's growth"
-    judged = verdict(needed, space.disk, rehearsal=ctx.environment.lab is not None)
-    return Room(address, purpose, needed, space.disk.free, judged)
+    return Room(address, purpose, needed, space.disk.free, verdict(needed, space.disk, crowded))
 
 
 def _space(ctx: Context, address: str) -> Space | None:

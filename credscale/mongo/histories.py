@@ -56,6 +56,7 @@ class Histories:
     def __init__(self, operations: Iterable[Operation]) -> None:
         # An empty name is SQLite's temporary database: in its cache while that suffices, in an unlinked file then.
         self._file = sqlite3.connect("", isolation_level=None)
+        self._file.execute("PRAGMA journal_mode = OFF")  # nothing is ever rolled back, and nobody else reads it
         self._file.execute(
             "CREATE TABLE writes (id BLOB, ts INTEGER, shard TEXT, number INTEGER, op TEXT, effect BLOB, "
             "PRIMARY KEY (id, ts, shard, number)) WITHOUT ROWID"

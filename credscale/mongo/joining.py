@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.digest import Difference, bucket_of, compare, document_hash, id_key, id_value
+from credscale.mongo.digest import Difference, bucket_of, compare, document_hash, id_key, id_value, with_copy
 from credscale.mongo.shard_key import sort_key
 
 if TYPE_CHECKING:
@@ -106,10 +106,7 @@ def _groups(stream: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Any, _Docum
             yield place, group
             group = {}
         place = here
-        others = group.get(key, b"")
-        size = len(value)
-        copies = [*(others[at : at + size] for at in range(0, len(others), size)), value]
-        group[key] = b"".join(sorted(copies))
+        group[key] = with_copy(group.get(key, b""), value)
     if group:
         yield place, group
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ import pytest
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import OperationFailure
 
-from credscale.mongo import comparison, dump_files, facts, ownership, scan
+from credscale.core.errors import StepFailed
+from credscale.mongo import comparison, dump_files, facts, ownership, scan, verification
 from credscale.mongo.comparison import NO_VIEW, Comparison, Proof, compare_with, no_oplog
 from credscale.mongo.digest import digest_documents, document_id
 from credscale.mongo.ownership import Owner
@@ -273,3 +275,25 @@ def test_the_owner_is_read_from_the_chunk(cluster: FakeCluster, monkeypatch: pyt
     found = ownership.owners(client, NAMESPACE, {ids[0]: [raw], ids[1]: [array], ids[2]: []})
     assert found == {ids[0]: Owner("s2", ts(15))}
     assert (asked[0]["min"], asked[0]["max"]) == ({"$lte": {"key": 5}}, {"$gt": {"key": 5}})
+
+
+def test_rights_are_asked_for_before_the_collection_is_read(
+    ctx: Context, site: Site, manifest: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan takes hours; a missing right is told before it, and in the verdict."""
+    told: list[str] = []
+    monkeypatch.setattr(ctx, "note", told.append)
+    monkeypatch.setattr(verification, "target_of", lambda *_: SimpleNamespace(baseline=lambda: manifest))
+    monkeypatch.setattr(facts, "data_size", lambda *_: SimpleNamespace(bytes=100))
+    monkeypatch.setattr(verification, "view_of", lambda *_: nullcontext(View(reason="of this test")))
+    monkeypatch.setattr(verification, "logical_time", lambda *_: ts(90))
+
+    def read(*_: object, **__: object) -> Iterator[bytes]:
+        assert "code 18: s2 does not know the user" in told[0]
+        return site.scan()
+
+    monkeypatch.setattr(verification, "scan_raw", read)
+    site.refused = OperationFailure("refused", 18)
+    del site.documents[1]
+    with pytest.raises(StepFailed, match="code 18: s2 does not know the user.*Mend that and run verify_digest again"):
+        verification.verify_digest(ctx, namespace=NS, backup_directory="b")

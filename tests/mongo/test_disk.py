@@ -126,15 +126,14 @@ def test_a_donor_has_its_index_twice_and_a_recipient_its_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "found", "rehearsal", "judged"),
+    ("needed", "found", "judged"),
     [
-        (10, Disk(1000, 700), False, "ok"), (301, Disk(1000, 700), False, "too small"),
-        (101, Disk(1000, 700), False, "too full"), (101, Disk(1000, 700), True, "ok"),
-        (0, Disk(1000, 990), False, "too full"), (0, Disk(0, 0), False, "unknown"),
+        (10, Disk(1000, 700), "ok"), (301, Disk(1000, 700), "too small"), (101, Disk(1000, 700), "too full"),
+        (0, Disk(1000, 990), "too full"), (0, Disk(0, 0), "unknown"),
     ],
 )  # fmt: skip
-def test_a_disk_is_judged_alike_by_pre_flight_and_step(needed: int, found: Disk, rehearsal: bool, judged: str) -> None:
-    assert disk.verdict(needed, found, rehearsal=rehearsal) == judged
+def test_a_disk_is_judged_alike_by_pre_flight_and_step(needed: int, found: Disk, judged: str) -> None:
+    assert disk.verdict(needed, found) == judged
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,7 @@ def test_a_recipient_without_the_users_database_tells_its_disk() -> None:
     ("space", "said"),
     [
         (Space(Disk(10**10, 10**10 - 10), 0), "too little disk space: .* free 10"),
-        (Space(Disk(10**10, 9 * 10**9), 0), "would be more than 80% full"),
+        (Space(Disk(10**10, 9 * 10**9), 0), "would be fuller than --fullest-percent allows"),
         (Space(Disk(10**10, 10**9), 10**10), "and its oplog's growth, free 9000000000"),
     ],
 )
@@ -192,3 +191,13 @@ def test_a_member_that_does_not_answer_is_named(
     members_say(monkeypatch, AutoReconnect("no answer"))
     result = verify_disk(ctx, namespace=NAMESPACE, backup_directory=str(tmp_path))
     assert "not readable: shard1:27018, shard2:27018" in result.summary
+
+
+def test_how_full_a_disk_may_be_is_the_operators_word(
+    shelf: list[Taken], ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shelf == []
+    members_say(monkeypatch, Space(Disk(10**10, 9 * 10**9), 0))
+    assert needed(ctx, tmp_path, fullest_percent=95)[HERE] == 220
+    with pytest.raises(StepFailed, match="fullest_percent must be from 1 to 100, not 0"):
+        needed(ctx, tmp_path, fullest_percent=0)

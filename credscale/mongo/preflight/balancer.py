@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from credscale.core.sections import MaintenanceWindow
     from credscale.mongo.commands import Client
+    from credscale.mongo.preflight.check import Severity
     from credscale.mongo.preflight.look import Look
     from credscale.mongo.settings import BalancerSettings, Window
 
@@ -73,18 +74,20 @@ def judge_offsets(
         in_utc: the config servers that write their logs in UTC, so that these tell nothing of their local time.
     """
     known = {name: offset for name, offset in offsets.items() if offset is not None and name not in in_utc}
+    # Without a window nobody depends on the config servers' local time.
+    blind: Severity = "unknown" if window is not None else "note"
     rows = []
     for address in sorted(offsets.keys() - known.keys()):
         why = f", as systemLog.timeStampFormat is {UTC_LOG}" if address in in_utc else ""
         seen = f"the log of {address} does not tell its time zone{why}"
-        rows.append(Seen("unknown", seen, "look there with: date +%z"))
+        rows.append(Seen(blind, seen, "look there with: date +%z"))
     hours = f"the window {window[0]}-{window[1]}" if window is not None else "a window"
     if len(set(known.values())) > 1:
         told = ", ".join(f"{address} {_zone(offset)}" for address, offset in sorted(known.items()))
         seen = f"the config servers have different local times ({told}): {hours} shifts with a failover"
         return [*rows, Seen("stop" if window is not None else "warn", seen, "run all of them with TZ=UTC")]
     if not known:
-        return rows or [Seen("unknown", "no config server was asked for its time zone", "look there with: date +%z")]
+        return rows or [Seen(blind, "no config server was asked for its time zone", "look there with: date +%z")]
     offset = next(iter(known.values()))
     seen = f"{len(known)} of {len(offsets)} config servers tell their local time, {_zone(offset)}"
     if window is not None:

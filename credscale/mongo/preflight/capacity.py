@@ -49,11 +49,11 @@ def disk(look: Look) -> Iterator[Seen]:
         needed = needed_on_shard(look.size, shard.id, len(look.shards), index_missing=missing, holds_all=holds_all)
         for address in shard.members:
             if address in spaces:
-                yield judge_disk(address, needed, spaces[address], grows=not holds_all, rehearsal=look.rehearsal)
+                yield judge_disk(address, needed, spaces[address], grows=not holds_all)
     yield from look.replies("hello", "shard").unseen()
 
 
-def judge_disk(address: str, needed: int, found: Space | Seen, *, grows: bool, rehearsal: bool) -> Seen:
+def judge_disk(address: str, needed: int, found: Space | Seen, *, grows: bool) -> Seen:
     """Judge one member's disk, or say why it was not read.
 
     Args:
@@ -61,12 +61,11 @@ def judge_disk(address: str, needed: int, found: Space | Seen, *, grows: bool, r
         needed: bytes that the migration adds there, without its oplog.
         found: what it says of its disk.
         grows: whether it receives data, so that its oplog may grow to its maximum.
-        rehearsal: whether this is a lab, whose disk may be as full as it likes.
     """
     if isinstance(found, Seen):
         return found if found.member else replace(found, finding=f"the disk of {address}: {found.finding}")
     disk, growth = found.disk, (found.oplog_growth or 0) if grows else 0
-    judged = verdict(needed + growth, disk, rehearsal=rehearsal)
+    judged = verdict(needed + growth, disk)
     if judged == "unknown":
         return Seen("unknown", f"{address} does not say how full its disk is", "look there with df -h")
     oplog = f", {size_text(growth)} of it for its oplog" if growth else ""
@@ -76,7 +75,8 @@ def judge_disk(address: str, needed: int, found: Space | Seen, *, grows: bool, r
         return Seen("stop", seen, remedy)
     if judged == "too full":
         after = (disk.used + needed + growth) / disk.total
-        return Seen("stop", f"{seen}; its disk would be {after:.0%} full, more than {CROWDED:.0%}", remedy)
+        seen = f"{seen}; its disk would be {after:.0%} full, more than {CROWDED:.0%}"
+        return Seen("stop", seen, remedy, real_only=True)  # how full a lab's machine is matters to nobody
     if grows and found.oplog_growth is None:
         seen = f"{seen}; how much its oplog may still grow is not told"
         return Seen("warn", seen, "give the user read on the database local of every shard", real_only=True)

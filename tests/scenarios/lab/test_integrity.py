@@ -176,11 +176,9 @@ def test_lost_and_changed_documents(site: Site, tmp_path: Path) -> None:
 def test_a_users_update_that_was_lost(site: Site) -> None:
     """Behind the routers' back the document becomes again what it was in the backup: no digest shows it."""
     lost, kept, back = list(site.collection.find({}).limit(3))
-    for document, scores in ((lost, [17]), (kept, [18]), (back, [19, back["score"]])):
-        for score in scores:
-            key = {"_id": document["_id"], **_key(document)}
-            assert site.collection.replace_one(key, {**document, "score": score}).modified_count == 1
-    updates = [{"q": {"_id": lost["_id"]}, "u": {"$set": {"score": lost["score"]}}}]
+    for document, now in ((lost, {**lost, "n": 1}), (kept, {**kept, "n": 2}), (back, {**back, "n": 3}), (back, back)):
+        assert site.collection.replace_one({"_id": document["_id"], **_key(document)}, now).modified_count == 1
+    updates = [{"q": {"_id": lost["_id"]}, "u": lost}]
     site.on(site.holder(lost["_id"])[0], {"update": site.coll, "updates": updates})
     with found(f"1 lost updates; the first is _id {lost['_id']}: here, but not as the last write") as output:
         verify_digest(site.ctx, **site.target)
