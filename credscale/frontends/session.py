@@ -138,7 +138,7 @@ def _target(ctx: Context, request: Request) -> dict[str, str]:
         return {"engine": "none", "target": ctx.environment.name}
     from pymongo.errors import PyMongoError
 
-    from credscale.mongo import facts
+    from credscale.mongo.cluster import facts
 
     try:
         server = facts.server(ctx.clients.mongo())

@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.advice.acceptance import shard_key_accepted
 from credscale.mongo.advice.steps import advise_shard_key, find_breaking_writes
-from credscale.mongo.backup_steps import backup
-from credscale.mongo.backup_trial import restore_check
-from credscale.mongo.balancing import (
+from credscale.mongo.backup.steps import backup
+from credscale.mongo.backup.trial import restore_check
+from credscale.mongo.chunks.monitoring import monitor_distribution
+from credscale.mongo.deploy.ready import cluster_ready
+from credscale.mongo.preflight.disk import verify_disk
+from credscale.mongo.preflight.step import preflight
+from credscale.mongo.proof.catalogue_check import verify_catalogue
+from credscale.mongo.proof.duplicates import verify_unique_ids
+from credscale.mongo.proof.point_reads import verify_reads
+from credscale.mongo.proof.verification import record_verification, verify_counts, verify_digest
+from credscale.mongo.sharding.balancing import (
     restore_balancer,
     set_balancer_window,
     set_chunk_size,
     start_balancer,
     stop_balancer,
 )
-from credscale.mongo.catalogue_check import verify_catalogue
-from credscale.mongo.deploy.ready import cluster_ready
-from credscale.mongo.disk import verify_disk
-from credscale.mongo.duplicates import verify_unique_ids
-from credscale.mongo.monitoring import monitor_distribution
-from credscale.mongo.point_reads import verify_reads
-from credscale.mongo.preflight.step import preflight
-from credscale.mongo.sharding import create_shard_key_index, enable_sharding, shard_collection
-from credscale.mongo.status import cluster_status
-from credscale.mongo.verification import record_verification, verify_counts, verify_digest
+from credscale.mongo.sharding.steps import create_shard_key_index, enable_sharding, shard_collection
+from credscale.mongo.status.screen import cluster_status
 
 if TYPE_CHECKING:
     from credscale.core.step import Step

@@ -44,9 +44,9 @@ def collection_on(port: int, count: int) -> Any:
 
 def native(folder: Path, port: int, count: int, access: Any = None) -> int:
     """Back up with the native engine, or with mongodump where it is given access; return the bytes."""
-    from credscale.mongo import backup
-    from credscale.mongo.backup_engine import find_mongodump, read_mongodump
-    from credscale.mongo.backup_native import read_native
+    from credscale.mongo.backup import dump as backup
+    from credscale.mongo.backup.engine import find_mongodump, read_mongodump
+    from credscale.mongo.backup.native import read_native
 
     collection = collection_on(port, count)
     entry = next(iter(collection.database.list_collections(filter={"name": collection.name})))
@@ -58,7 +58,7 @@ def native(folder: Path, port: int, count: int, access: Any = None) -> int:
 
 def mongodump(folder: Path, port: int, count: int) -> int:
     """Back up with mongodump and read its file, as the engine does."""
-    from credscale.mongo.mongodump import Access
+    from credscale.mongo.backup.mongodump import Access
 
     return native(folder, port, count, Access(f"mongodb://127.0.0.1:{port}/"))
 
@@ -152,7 +152,7 @@ def main() -> None:
     if given.way is None:
         Console(width=110).print(compare(given.documents, given.runs))
         return
-    for module in ("bson", "pymongo", "credscale.mongo.backup", "credscale.mongo.backup_engine"):
+    for module in ("bson", "pymongo", "credscale.mongo.backup.dump", "credscale.mongo.backup.engine"):
         importlib.import_module(module)  # before the clock runs
     start, cpu = time.perf_counter(), sum(os.times()[:4])
     size = WAYS[given.way](given.folder, given.port, given.documents)

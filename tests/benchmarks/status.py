@@ -30,8 +30,10 @@ from credscale.core.environment import Environment
 from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
 from credscale.lab import cluster as labs
-from credscale.mongo import facts, status, status_reads
-from credscale.mongo.chunk_watch import ChunkWatch, tracked
+from credscale.mongo.chunks.chunk_watch import ChunkWatch, tracked
+from credscale.mongo.cluster import facts
+from credscale.mongo.status import reads as status_reads
+from credscale.mongo.status import screen as status
 from tests.benchmarks.synthetic import Proxy, fill, move
 
 if TYPE_CHECKING:

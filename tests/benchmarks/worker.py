@@ -21,7 +21,8 @@ import bson
 from pymongo import MongoClient
 
 from credscale.lab.documents import make_documents
-from credscale.mongo import backup, digest, scan
+from credscale.mongo.backup import dump as backup
+from credscale.mongo.documents import digest, scan
 
 
 def serve(folder: Path) -> None:

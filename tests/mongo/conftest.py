@@ -281,11 +281,11 @@ def ctx(make_context: Callable[..., Context]) -> Context:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make pauses short, so that retries and polls do not slow the tests down."""
-    monkeypatch.setattr("credscale.mongo.commands.FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("credscale.mongo.sharding.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("credscale.mongo.sharding.BUSY_POLL_SECONDS", 0.01)
-    monkeypatch.setattr("credscale.mongo.balancer_memory.PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr("credscale.mongo.distribution.PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("credscale.mongo.cluster.commands.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("credscale.mongo.sharding.steps.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("credscale.mongo.sharding.steps.BUSY_POLL_SECONDS", 0.01)
+    monkeypatch.setattr("credscale.mongo.sharding.balancer_memory.PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr("credscale.mongo.chunks.distribution.PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture(scope="module")

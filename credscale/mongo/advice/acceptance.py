@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from credscale.core.errors import Refused
 from credscale.core.step import Finding, probe
-from credscale.mongo import facts
 from credscale.mongo.advice.targeting import broadcasts, main_query_verdict
+from credscale.mongo.cluster import facts
 
 if TYPE_CHECKING:
     from credscale.core.context import Context

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64, ObjectId
 
-from credscale.mongo.sampling import estimate_distinct, kind_of, rank_correlation, value_at
-from credscale.mongo.shard_key import has_array, hash_value, sort_key
+from credscale.mongo.documents.sampling import estimate_distinct, kind_of, rank_correlation, value_at
+from credscale.mongo.documents.shard_key import has_array, hash_value, sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
 
 Place = tuple[tuple[Any, ...], ...]
 

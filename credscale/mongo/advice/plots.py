@@ -6,7 +6,7 @@ import base64
 import io
 from typing import Any
 
-from credscale.mongo.plots import COLOURS
+from credscale.mongo.chunks.plots import COLOURS
 
 MOST_KEYS, MOST_SHARDS = 8, 8
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++", "oo")

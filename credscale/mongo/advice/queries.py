@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo import facts, members
 from credscale.mongo.advice.shapes import READS, Shape, group, make_shape
 from credscale.mongo.advice.targeting import VALUE
 from credscale.mongo.advice.writes import OPERATIONS
-from credscale.mongo.commands import run
+from credscale.mongo.cluster import facts, members
+from credscale.mongo.cluster.commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 NEWEST = 10_000
 READ_MILLISECONDS = 15_000

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo import facts
-from credscale.mongo.commands import config_collection
+from credscale.mongo.cluster import facts
+from credscale.mongo.cluster.commands import config_collection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 ANALYZES_FROM = (7, 0)
 MILLISECONDS = 15_000  # for one candidate; they are asked one after another, as each reads an index of one server

@@ -20,7 +20,7 @@ from credscale.mongo.advice.writes import Judgement, Write, judge
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
 
 Certainty = Literal["works", "depends", "breaks", "can't tell"]
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, probe
-from credscale.mongo import facts
 from credscale.mongo.advice import plots
 from credscale.mongo.advice.keys import Sample, study
 from credscale.mongo.advice.queries import Reading, read_queries
@@ -27,14 +26,15 @@ from credscale.mongo.advice.verdicts import (
     candidates as candidate_keys,
 )
 from credscale.mongo.advice.writes import judge
-from credscale.mongo.commands import retrying
-from credscale.mongo.settings import check_chunk_size
+from credscale.mongo.cluster import facts
+from credscale.mongo.cluster.commands import retrying
+from credscale.mongo.cluster.settings import check_chunk_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 1000, 500_000
 LOOK_AT_ALL = 100_000

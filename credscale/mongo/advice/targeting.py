@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo.facts import key_text
+from credscale.mongo.cluster.facts import key_text
 
 if TYPE_CHECKING:
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
 
 Verdict = Literal["single", "several", "broadcast"]
 Filter = Mapping[str, Any]

@@ -9,12 +9,12 @@ from credscale.mongo.advice.keys import KeyFacts, skew
 from credscale.mongo.advice.shapes import Shape, frequent_fields
 from credscale.mongo.advice.targeting import SIMPLE, target
 from credscale.mongo.advice.writes import judge
-from credscale.mongo.facts import DUE_BYTES, key_text, parse_key
+from credscale.mongo.cluster.facts import DUE_BYTES, key_text, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
 
 GUIDE_KEY = "createdAt:hashed,userId:1"
 MISSING_SHARE = 0.001  # §5 row 30

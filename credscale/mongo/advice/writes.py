@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from credscale.mongo.advice.targeting import SIMPLE, Targeting, equalities, exact_key, target
-from credscale.mongo.shard_key import has_array
+from credscale.mongo.documents.shard_key import has_array
 
 if TYPE_CHECKING:
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
 
 Operation = Literal[
     "insert", "update_one", "update_many", "replace_one", "delete_one", "delete_many", "find_and_modify"

@@ -19,7 +19,7 @@ from credscale.mongo.deploy.survey import can_log_in, is_arbiter, loopback
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
     from credscale.mongo.deploy.layout import Layout, Process, ReplicaSet
 
 STEP_DOWN_SECONDS = 120

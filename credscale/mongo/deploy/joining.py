@@ -12,7 +12,7 @@ from credscale.mongo.deploy.replies import address_of, ask, refusal
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 JOINING = {"credscale": "joining"}  # a tag: a member that the owner wants without a vote must not be given one
 VOTES = {"votes": 1, "priority": 1}

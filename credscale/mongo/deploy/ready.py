@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import CredscaleError, PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, probe
+from credscale.mongo.cluster.members import HEALTHY
 from credscale.mongo.deploy.layout import CONFIG, ROUTER, layout
 from credscale.mongo.deploy.replies import LOGIN_FAILED, ask, greet
 from credscale.mongo.deploy.survey import is_arbiter, loopback
-from credscale.mongo.members import HEALTHY
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
     from credscale.mongo.deploy.layout import Layout, Process, ReplicaSet
 
 

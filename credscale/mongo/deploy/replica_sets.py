@@ -25,7 +25,7 @@ from credscale.mongo.deploy.replies import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 SETTLED_STATES = {"PRIMARY", "SECONDARY", "ARBITER"}
 # 74: not every member answers yet. 23: somebody else was faster, so the next round compares what they initiated

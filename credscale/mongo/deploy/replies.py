@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, CredscaleError, PreconditionFailed
-from credscale.mongo.commands import RETRYABLE
+from credscale.mongo.cluster.commands import RETRYABLE
 
 if TYPE_CHECKING:
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 POLL_SECONDS = 0.2
 ALREADY_INITIALIZED, NODE_NOT_FOUND, NOT_YET_INITIALIZED, UNKNOWN_COMMAND = 23, 74, 94, 59

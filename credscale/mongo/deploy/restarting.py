@@ -17,7 +17,7 @@ from credscale.mongo.deploy.survey import loopback
 if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.core.machines import Machine
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
     from credscale.mongo.deploy.layout import Process
 
 STOP_SECONDS = 600.0  # a clean end writes a checkpoint

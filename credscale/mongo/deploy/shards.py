@@ -12,7 +12,7 @@ from credscale.mongo.deploy.replies import UNREACHABLE, address_of, ask, refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 
 def refuse_foreign_shard(client: Client, mongos: Client, replica_set: str) -> None:

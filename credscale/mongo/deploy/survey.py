@@ -16,7 +16,7 @@ from credscale.mongo.deploy.shards import list_shards, shard_is_there
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
     from credscale.mongo.deploy.config_files import File
     from credscale.mongo.deploy.layout import Layout, Process, ReplicaSet
 

@@ -8,7 +8,7 @@ from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.mongo.deploy.replies import UNAUTHORIZED, ask, greet, refusal
 
 if TYPE_CHECKING:
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 DIRECT_OPERATIONS_WIRE = 25  # 8.0, since when a shard's own users need a role for more than maintenance (§1)
 USER_EXISTS = 51003

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo import operations
+from credscale.mongo.cluster import operations
 from credscale.mongo.preflight import connections
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.features import begun_by
@@ -13,7 +13,7 @@ from credscale.mongo.preflight.transactions import LONG_TRANSACTION_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
     from credscale.mongo.preflight.look import Look
 
 LONG_OPERATION_SECONDS = 300.0

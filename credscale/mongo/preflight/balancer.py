@@ -6,19 +6,19 @@ import difflib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo import members
-from credscale.mongo.commands import run
+from credscale.mongo.cluster import members
+from credscale.mongo.cluster.commands import run
+from credscale.mongo.cluster.settings import DOCUMENTS, FIELDS, parse_window
 from credscale.mongo.preflight.check import Seen, check
-from credscale.mongo.settings import DOCUMENTS, FIELDS, parse_window
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from credscale.core.sections import MaintenanceWindow
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
+    from credscale.mongo.cluster.settings import BalancerSettings, Window
     from credscale.mongo.preflight.check import Severity
     from credscale.mongo.preflight.look import Look
-    from credscale.mongo.settings import BalancerSettings, Window
 
 UTC_LOG = "iso8601-utc"
 MEGABYTE = 1 << 20

@@ -6,19 +6,19 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo import members
-from credscale.mongo.commands import run
-from credscale.mongo.disk import CROWDED, Space, index_build_bytes, needed_on_shard, read_space, verdict
-from credscale.mongo.facts import supporting_index
+from credscale.mongo.cluster import members
+from credscale.mongo.cluster.commands import run
+from credscale.mongo.cluster.facts import supporting_index
+from credscale.mongo.documents.sampling import size_text
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.connections import pinging
-from credscale.mongo.sampling import size_text
+from credscale.mongo.preflight.disk import CROWDED, Space, index_build_bytes, needed_on_shard, read_space, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from credscale.mongo.commands import Client
-    from credscale.mongo.members import Disk
+    from credscale.mongo.cluster.commands import Client
+    from credscale.mongo.cluster.members import Disk
     from credscale.mongo.preflight.look import Look
 
 MEMORY_SHARE = 0.25

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.commands import config_collection, retrying
-from credscale.mongo.facts import key_text
+from credscale.mongo.cluster.commands import config_collection, retrying
+from credscale.mongo.cluster.facts import key_text
+from credscale.mongo.documents.sampling import size_text
 from credscale.mongo.preflight.check import UNAUTHORIZED, Seen, check, unreadable
-from credscale.mongo.sampling import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from credscale.mongo.facts import Collection, Database, DataSize, Key, ShardedCollection
+    from credscale.mongo.cluster.facts import Collection, Database, DataSize, Key, ShardedCollection
     from credscale.mongo.preflight.look import Look
 
 READ_MILLISECONDS = 10_000

@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.facts import version_numbers
+from credscale.mongo.cluster.facts import version_numbers
 from credscale.mongo.preflight.check import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
     from credscale.mongo.preflight.look import Look
 
 MOST_GROUPS = 10_000

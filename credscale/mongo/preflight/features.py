@@ -6,14 +6,14 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.facts import split_namespace
+from credscale.mongo.cluster.facts import split_namespace
 from credscale.mongo.preflight.check import Seen, check, unreadable
 from credscale.mongo.preflight.collection import READ_MILLISECONDS, no_collection
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
     from credscale.mongo.preflight.look import Look
 
 MOST_VIEWS = 1000

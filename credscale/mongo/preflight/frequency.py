@@ -7,10 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.distribution import MEGABYTE
-from credscale.mongo.preflight.check import Seen, check
-from credscale.mongo.preflight.values import extent_of, no_values
-from credscale.mongo.sampling import (
+from credscale.mongo.chunks.distribution import MEGABYTE
+from credscale.mongo.documents.sampling import (
     describe,
     estimate_distinct,
     kind_at,
@@ -19,12 +17,14 @@ from credscale.mongo.sampling import (
     size_text,
     value_at,
 )
-from credscale.mongo.shard_key import has_array, sort_key
+from credscale.mongo.documents.shard_key import has_array, sort_key
+from credscale.mongo.preflight.check import Seen, check
+from credscale.mongo.preflight.values import extent_of, no_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from credscale.mongo.facts import DataSize, Index, Key
+    from credscale.mongo.cluster.facts import DataSize, Index, Key
     from credscale.mongo.preflight.look import Look
 
 VALUES_PER_CHUNK = 10

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from credscale.mongo.facts import split_namespace, supporting_index
-from credscale.mongo.known_bugs import UNIQUE_COLLATION
+from credscale.mongo.cluster.facts import split_namespace, supporting_index
+from credscale.mongo.cluster.known_bugs import UNIQUE_COLLATION
+from credscale.mongo.documents.shard_key import index_name
 from credscale.mongo.preflight.check import Seen, check, unreadable
 from credscale.mongo.preflight.collection import no_collection
-from credscale.mongo.shard_key import index_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from credscale.mongo.facts import Index, Key
+    from credscale.mongo.cluster.facts import Index, Key
     from credscale.mongo.preflight.look import Look
 
 MOST_INDEXES = 64

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.distribution import BALANCES_BYTES, MEGABYTE, chunks_by_shard
-from credscale.mongo.facts import DUE_BYTES
+from credscale.mongo.chunks.distribution import BALANCES_BYTES, MEGABYTE, chunks_by_shard
+from credscale.mongo.cluster.facts import DUE_BYTES
+from credscale.mongo.cluster.settings import LARGEST_CHUNK_MB
+from credscale.mongo.documents.sampling import size_text
+from credscale.mongo.documents.shard_key import has_array, key_of
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.collection import no_collection
-from credscale.mongo.sampling import size_text
-from credscale.mongo.settings import LARGEST_CHUNK_MB
-from credscale.mongo.shard_key import has_array, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from credscale.mongo.facts import DataSize, Key
+    from credscale.mongo.cluster.facts import DataSize, Key
     from credscale.mongo.preflight.look import Look
 
 MANY_CHUNKS, TOO_MANY_CHUNKS = 50_000, 200_000

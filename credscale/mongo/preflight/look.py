@@ -10,15 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from credscale.mongo import facts, members, operations
 from credscale.mongo.advice.queries import read_queries
-from credscale.mongo.commands import config_collection, retrying, run
-from credscale.mongo.distribution import default_chunk_mb
+from credscale.mongo.chunks.distribution import default_chunk_mb
+from credscale.mongo.cluster import facts, members, operations
+from credscale.mongo.cluster.commands import config_collection, retrying, run
+from credscale.mongo.cluster.settings import parse_settings
+from credscale.mongo.documents.sampling import LOOK_AT_ALL, documents_of, read_sample
 from credscale.mongo.preflight.check import Seen, unreadable
 from credscale.mongo.preflight.members_asked import Member, Replies, ask, replies_of, silent
 from credscale.mongo.preflight.remembered import remembered
-from credscale.mongo.sampling import LOOK_AT_ALL, documents_of, read_sample
-from credscale.mongo.settings import parse_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from credscale.core.context import Context
     from credscale.mongo.advice.queries import Reading
-    from credscale.mongo.commands import Client
-    from credscale.mongo.settings import BalancerSettings
+    from credscale.mongo.cluster.commands import Client
+    from credscale.mongo.cluster.settings import BalancerSettings
 
 T = TypeVar("T")
 WORKERS = 16

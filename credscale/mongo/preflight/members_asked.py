@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.commands import hello, run
+from credscale.mongo.cluster.commands import hello, run
 from credscale.mongo.preflight.check import Seen, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Literal
 
-    from credscale.mongo.commands import Client
+    from credscale.mongo.cluster.commands import Client
 
 AUTHENTICATION_FAILED = 18
 HELLO = "hello"  # also tells the clock; by its older name on 4.4.0 and 4.4.1

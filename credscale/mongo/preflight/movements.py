@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64, MaxKey, MinKey
 
-from credscale.mongo import members, operations
-from credscale.mongo.commands import retrying
+from credscale.mongo.cluster import members, operations
+from credscale.mongo.cluster.commands import retrying
 from credscale.mongo.preflight.check import Seen, Severity, check, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from credscale.mongo.commands import Client
-    from credscale.mongo.facts import Key, ShardedCollection
+    from credscale.mongo.cluster.commands import Client
+    from credscale.mongo.cluster.facts import Key, ShardedCollection
     from credscale.mongo.preflight.look import Look
 
 HELD = 2  # the state of a distributed lock

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from credscale.mongo.members import OplogWindow, oplog_window
+from credscale.mongo.cluster.members import OplogWindow, oplog_window
+from credscale.mongo.cluster.settings import eta
 from credscale.mongo.preflight.check import Seen, Severity
-from credscale.mongo.settings import eta
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from credscale.mongo.facts import DataSize
+    from credscale.mongo.cluster.facts import DataSize
+    from credscale.mongo.cluster.settings import Window
     from credscale.mongo.preflight.look import Look
-    from credscale.mongo.settings import Window
 
 LEAST_HOURS, SHORTEST_HOURS = 24.0, 2.0
 SAFETY = 3  # times what a backup takes, or a night's window lasts (reference §5 row 7)

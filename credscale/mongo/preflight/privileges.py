@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.lock import COLLECTION, DATABASE
-from credscale.mongo.backup_trial import SCRATCH_DATABASE
+from credscale.mongo.backup.trial import SCRATCH_DATABASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

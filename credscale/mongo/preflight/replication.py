@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.members import HEALTHY, lags
+from credscale.mongo.cluster.members import HEALTHY, lags
+from credscale.mongo.cluster.settings import parse_window
 from credscale.mongo.preflight.check import Seen, Severity, check, unreadable
 from credscale.mongo.preflight.oplogs import judge_oplog, needs, read_oplogs
-from credscale.mongo.settings import parse_window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from credscale.mongo.facts import DataSize
+    from credscale.mongo.cluster.facts import DataSize
+    from credscale.mongo.cluster.settings import Window
     from credscale.mongo.preflight.look import Look
     from credscale.mongo.preflight.members_asked import Member
-    from credscale.mongo.settings import Window
 
 CONFIG = "the config servers"
 LAG_WARN, LAG_STOP = 2.0, 10.0

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.lock import COLLECTION, DATABASE, DOCUMENT
-from credscale.mongo.backup_target import target_of
-from credscale.mongo.commands import retrying, run
-from credscale.mongo.members import MEMBER_DEADLINE
+from credscale.mongo.backup.target import target_of
+from credscale.mongo.cluster.commands import retrying, run
+from credscale.mongo.cluster.members import MEMBER_DEADLINE
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.privileges import Need, missing, needs_of_migration, needs_on_member
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from credscale.core.sections import Policy
-    from credscale.mongo.backup_manifest import Manifest
+    from credscale.mongo.backup.manifest import Manifest
     from credscale.mongo.preflight.look import Look
 
 FRESH = timedelta(hours=24)

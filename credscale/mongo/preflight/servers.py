@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.commands import run
-from credscale.mongo.members import MEMBER_DEADLINE
+from credscale.mongo.cluster.commands import run
+from credscale.mongo.cluster.members import MEMBER_DEADLINE
 from credscale.mongo.preflight.certificates import judge_authentication, judge_certificates, read_certificates
 from credscale.mongo.preflight.check import Seen, Severity, check
 

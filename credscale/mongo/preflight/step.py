@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed
 from credscale.core.step import Finding, probe
-from credscale.mongo import facts
+from credscale.mongo.cluster import facts
+from credscale.mongo.cluster.settings import SMALLEST_CHUNK_MB
 from credscale.mongo.preflight.catalogue import CHECKS
 from credscale.mongo.preflight.check import ORDER, Row, Seen, chosen, is_address, skips, united
 from credscale.mongo.preflight.look import Look
-from credscale.mongo.settings import SMALLEST_CHUNK_MB
-from credscale.mongo.state import wanted_state
+from credscale.mongo.sharding.state import wanted_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

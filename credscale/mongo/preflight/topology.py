@@ -9,17 +9,17 @@ from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo import members
-from credscale.mongo.commands import run
-from credscale.mongo.disk import CROWDED
+from credscale.mongo.cluster import members
+from credscale.mongo.cluster.commands import run
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.connections import pinging
+from credscale.mongo.preflight.disk import CROWDED
 from credscale.mongo.preflight.oplogs import judge_oplog, read_oplogs, wanted_hours
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from credscale.mongo.facts import Shard
+    from credscale.mongo.cluster.facts import Shard
     from credscale.mongo.preflight.look import Look
 
 IMPLICIT_SINCE = (5,)  # 5.0 and later choose a default write concern by the shape of the set

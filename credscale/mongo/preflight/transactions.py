@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.commands import run
-from credscale.mongo.facts import version_numbers
-from credscale.mongo.known_bugs import bugs_of
-from credscale.mongo.members import MEMBER_DEADLINE
+from credscale.mongo.cluster.commands import run
+from credscale.mongo.cluster.facts import version_numbers
+from credscale.mongo.cluster.known_bugs import bugs_of
+from credscale.mongo.cluster.members import MEMBER_DEADLINE
 from credscale.mongo.preflight.check import Seen, check
 
 if TYPE_CHECKING:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.distribution import MEGABYTE
-from credscale.mongo.facts import supporting_index
+from credscale.mongo.chunks.distribution import MEGABYTE
+from credscale.mongo.cluster.facts import supporting_index
+from credscale.mongo.documents.sampling import MISSING_SHARE, describe, documents_of, kind_at, size_text
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.collection import no_collection
-from credscale.mongo.sampling import MISSING_SHARE, describe, documents_of, kind_at, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from credscale.mongo.facts import DataSize, Key
+    from credscale.mongo.cluster.facts import DataSize, Key
     from credscale.mongo.preflight.look import Look
 
 # Without an index this reads all of the collection, so it is a short look on a secondary and no proof.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.mongo.facts import version_numbers
-from credscale.mongo.known_bugs import bugs_of
+from credscale.mongo.cluster.facts import version_numbers
+from credscale.mongo.cluster.known_bugs import bugs_of
 from credscale.mongo.preflight.check import Seen, Severity, check, unreadable
 from credscale.mongo.preflight.connections import pinging
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from credscale.mongo.advice.queries import Reading
     from credscale.mongo.advice.shapes import Shape
-    from credscale.mongo.facts import Key
+    from credscale.mongo.cluster.facts import Key
     from credscale.mongo.preflight.look import Look
 
 BROADCAST_SHARE = 0.1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from credscale.mongo.advice.keys import Sample, divide, place, skew, study
 from credscale.mongo.advice.shapes import make_shape
 from credscale.mongo.advice.verdicts import QueryFacts, advice, assess, candidates, query_facts, rank, shape_rows
-from credscale.mongo.facts import Key, key_text, parse_key
+from credscale.mongo.cluster.facts import Key, key_text, parse_key
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 MB = 1 << 20

@@ -8,7 +8,7 @@ from pymongo.errors import OperationFailure
 
 from credscale.mongo.advice.server import MILLISECONDS, parse_analysis, server_figures
 from credscale.mongo.advice.steps import MOST_ANALYZED
-from credscale.mongo.facts import Server, parse_key
+from credscale.mongo.cluster.facts import Server, parse_key
 
 KEY = parse_key("userId:hashed,createdAt:1")
 REPLY: dict[str, Any] = {

@@ -24,7 +24,7 @@ from credscale.mongo.advice.queries import (
 )
 from credscale.mongo.advice.shapes import filter_text, frequent_fields, group, make_shape, redact_filter
 from credscale.mongo.advice.targeting import target
-from credscale.mongo.facts import Shard, parse_key
+from credscale.mongo.cluster.facts import Shard, parse_key
 
 if TYPE_CHECKING:
     from pathlib import Path

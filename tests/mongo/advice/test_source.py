@@ -14,7 +14,7 @@ from credscale.mongo.advice.source import SourceFinding, judge_calls, scan_sourc
 from credscale.mongo.advice.source_javascript import javascript_calls
 from credscale.mongo.advice.source_python import python_calls
 from credscale.mongo.advice.writes import FIND_AND_MODIFY_TEXT, UPSERT_TEXT
-from credscale.mongo.facts import parse_key
+from credscale.mongo.cluster.facts import parse_key
 
 if TYPE_CHECKING:
     from pathlib import Path

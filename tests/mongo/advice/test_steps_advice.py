@@ -17,9 +17,9 @@ from credscale.core.errors import PreconditionFailed, StepFailed
 from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
 from credscale.core.step import Status
-from credscale.mongo import facts
 from credscale.mongo.advice import plots, steps
 from credscale.mongo.advice.steps import advise_shard_key, find_breaking_writes
+from credscale.mongo.cluster import facts
 from credscale.testing import fresh_collection
 
 if TYPE_CHECKING:

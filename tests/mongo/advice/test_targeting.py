@@ -19,7 +19,7 @@ from credscale.mongo.advice.targeting import (
     recommended_key,
     target,
 )
-from credscale.mongo.facts import Key, key_text, parse_key
+from credscale.mongo.cluster.facts import Key, key_text, parse_key
 
 RECORDED = Path(__file__).parents[2] / "cases" / "mongo" / "recorded"
 GUIDE = parse_key("createdAt:hashed,userId:1")

@@ -23,7 +23,7 @@ from credscale.mongo.advice.writes import (
     changed_key_fields,
     judge,
 )
-from credscale.mongo.facts import parse_key
+from credscale.mongo.cluster.facts import parse_key
 
 RECORDED = Path(__file__).parents[2] / "cases" / "mongo" / "recorded"
 GUIDE = parse_key("createdAt:hashed,userId:1")

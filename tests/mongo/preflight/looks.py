@@ -18,7 +18,7 @@ from credscale.core.context import Context
 from credscale.core.environment import Environment
 from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
-from credscale.mongo import facts
+from credscale.mongo.cluster import facts
 from credscale.mongo.preflight.look import Look
 
 if TYPE_CHECKING:

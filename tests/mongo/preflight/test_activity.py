@@ -12,7 +12,7 @@ import pytest
 from bson import json_util
 from pymongo.errors import OperationFailure
 
-from credscale.mongo import facts
+from credscale.mongo.cluster import facts
 from credscale.mongo.preflight import activity, connections
 from credscale.mongo.preflight.check import unreadable
 from credscale.mongo.preflight.look import Look

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pymongo.errors import OperationFailure
 
 from credscale.core.sections import MaintenanceWindow
-from credscale.mongo.facts import parse_key, parse_sharded
+from credscale.mongo.cluster.facts import parse_key, parse_sharded
+from credscale.mongo.cluster.settings import parse_settings
 from credscale.mongo.preflight import balancer, movements
-from credscale.mongo.settings import parse_settings
 from tests.mongo.preflight.looks import LINE, NAMESPACE, Nodes, look_at, recorded, said, severities
 
 NOW = datetime(2026, 7, 1, tzinfo=UTC)

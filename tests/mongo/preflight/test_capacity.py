@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from credscale.mongo.disk import Space
-from credscale.mongo.members import Disk
+from credscale.mongo.cluster.members import Disk
 from credscale.mongo.preflight import capacity
 from credscale.mongo.preflight.check import Seen
+from credscale.mongo.preflight.disk import Space
 from tests.mongo.preflight.looks import Nodes, look_at, recorded, said, severities
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.errors import OperationFailure
 
-from credscale.mongo import facts
+from credscale.mongo.cluster import facts
 from credscale.mongo.preflight import collection, features, limits
 from credscale.mongo.preflight.look import Look
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
 
-from credscale.mongo import facts
+from credscale.mongo.cluster import facts
 from credscale.mongo.preflight import indexes
 from credscale.mongo.preflight.look import Look
 

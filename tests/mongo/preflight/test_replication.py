@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pymongo.errors import OperationFailure
 
-from credscale.mongo.facts import DataSize, Shard
-from credscale.mongo.members import Disk, OplogWindow
+from credscale.mongo.cluster.facts import DataSize, Shard
+from credscale.mongo.cluster.members import Disk, OplogWindow
 from credscale.mongo.preflight import oplogs, replication, topology
 from credscale.mongo.preflight.check import Seen
 from credscale.mongo.preflight.members_asked import Member

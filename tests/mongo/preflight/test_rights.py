@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from credscale.core.sections import Policy
-from credscale.mongo.backup_manifest import Manifest
-from credscale.mongo.digest import Digest
+from credscale.mongo.backup.manifest import Manifest
+from credscale.mongo.documents.digest import Digest
 from credscale.mongo.preflight import privileges, rights
 from tests.mongo.preflight.looks import Nodes, look_at, said, severities
 

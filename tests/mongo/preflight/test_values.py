@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pymongo import ReadPreference
 from pymongo.errors import AutoReconnect, OperationFailure
 
-from credscale.mongo import facts
+from credscale.mongo.cluster import facts
 from credscale.mongo.preflight import frequency, values
 from credscale.mongo.preflight.frequency import count_values, judge_cardinality
 

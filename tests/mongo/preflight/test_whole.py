@@ -10,12 +10,12 @@ from bson import ObjectId
 from pymongo.errors import AutoReconnect
 
 from credscale.core.errors import StepFailed
+from credscale.mongo.documents.sampling import SIZE_FIELD
 from credscale.mongo.preflight import capacity
 from credscale.mongo.preflight.catalogue import CHECKS
 from credscale.mongo.preflight.check import Seen, united
 from credscale.mongo.preflight.members_asked import QUESTIONS
 from credscale.mongo.preflight.step import preflight
-from credscale.mongo.sampling import SIZE_FIELD
 from tests.mongo.preflight.looks import KEY, NAMESPACE, Nodes, Read, context, look_at
 
 if TYPE_CHECKING:

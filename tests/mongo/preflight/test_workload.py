@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from credscale.mongo import facts
 from credscale.mongo.advice.queries import SWITCH_ON, Reading
 from credscale.mongo.advice.shapes import make_shape
+from credscale.mongo.cluster import facts
 from credscale.mongo.preflight import workload
 
 KEY = facts.parse_key("createdAt:hashed,userId:1")

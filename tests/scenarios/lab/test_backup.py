@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from credscale.core.errors import PreconditionFailed
-from credscale.mongo import backup
-from credscale.mongo.leftovers import leftovers, new_folder
-from tests.mongo.test_backup import facts_of
+from credscale.mongo.backup import dump as backup
+from credscale.mongo.backup.leftovers import leftovers, new_folder
+from tests.mongo.backup.test_dump import facts_of
 from tests.scenarios.lab.conftest import DEADLINE, ROOT
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pymongo.errors import AutoReconnect, NotPrimaryError, OperationFailure, PyM
 
 from credscale.core.context import Context
 from credscale.frontends.run import Flags, run
-from credscale.mongo.failures import explain_failure
+from credscale.mongo.cluster.failures import explain_failure
 from credscale.testing import wait_for
 from runbooks.shard_migrate import shard_migrate
 from tests.scenarios.lab.conftest import DOCUMENTS, ROOT, Stage
@@ -123,8 +123,8 @@ def test_a_lost_reply_is_looked_up(
 def test_an_election_that_does_not_end_stops_the_run_with_advice_and_the_next_one_puts_back(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("credscale.mongo.commands.retrying.__kwdefaults__", {"deadline": 2.0})
-    monkeypatch.setattr("credscale.mongo.commands.run.__kwdefaults__", {"deadline": 2.0})
+    monkeypatch.setattr("credscale.mongo.cluster.commands.retrying.__kwdefaults__", {"deadline": 2.0})
+    monkeypatch.setattr("credscale.mongo.cluster.commands.run.__kwdefaults__", {"deadline": 2.0})
     apply = Context.apply
 
     def apply_change(self: Context, what: str, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -20,11 +20,11 @@ from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
 from credscale.core.step import Status
 from credscale.lab.simulated.contract import IDENTITY_COMMAND, MIGRATION_COMMENT
-from credscale.mongo.backup_steps import backup
-from credscale.mongo.catalogue_check import verify_catalogue
-from credscale.mongo.duplicates import verify_unique_ids
-from credscale.mongo.point_reads import verify_reads
-from credscale.mongo.verification import verify_counts, verify_digest
+from credscale.mongo.backup.steps import backup
+from credscale.mongo.proof.catalogue_check import verify_catalogue
+from credscale.mongo.proof.duplicates import verify_unique_ids
+from credscale.mongo.proof.point_reads import verify_reads
+from credscale.mongo.proof.verification import verify_counts, verify_digest
 from credscale.testing import fresh_collection
 from tests.scenarios.lab.conftest import DEADLINE, ROOT
 

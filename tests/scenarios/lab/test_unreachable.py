@@ -72,8 +72,8 @@ def test_a_shard_that_is_gone_for_good_ends_the_run_by_name(
 ) -> None:
     name = primary_of(stage)
     for function in ("retrying", "run"):
-        monkeypatch.setattr(f"credscale.mongo.commands.{function}.__kwdefaults__", {"deadline": 3.0})
-    monkeypatch.setattr("credscale.mongo.indexing.DEADLINE", 3.0)
+        monkeypatch.setattr(f"credscale.mongo.cluster.commands.{function}.__kwdefaults__", {"deadline": 3.0})
+    monkeypatch.setattr("credscale.mongo.sharding.indexing.DEADLINE", 3.0)
     at_step(monkeypatch, "create_shard_key_index", lambda: kill_shard(stage, name))
     code = in_this_process(stage, monkeypatch)
     out = " ".join(capsys.readouterr().out.split())

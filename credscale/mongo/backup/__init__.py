@@ -1,0 +1,1 @@
+"""Backups: taken, verified, declared, restored for a trial."""

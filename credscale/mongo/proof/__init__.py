@@ -1,0 +1,1 @@
+"""The proof after a migration: counts, contents, catalogue, reads."""

@@ -1,0 +1,1 @@
+"""The change itself: the plan, the balancer, the index, shardCollection."""
