@@ -13,7 +13,7 @@ from credscale.lab.simulated.forwarding import forward, forward_write, namespace
 from credscale.lab.simulated.migration import move_chunk
 from credscale.lab.simulated.replies import CommandFailed, Document, shell_text
 from credscale.lab.simulated.routing import Chunk, RoutingTable, position
-from credscale.mongo.documents.shard_key import key_of
+from credscale.mongo.cluster.shard_key import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

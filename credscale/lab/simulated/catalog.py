@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from credscale.lab.simulated.backends import Backend
     from credscale.lab.simulated.replies import Document
-    from credscale.mongo.documents.shard_key import ShardKey
+    from credscale.mongo.cluster.shard_key import ShardKey
 
 VERSION = "5.0.28"
 HIDDEN_INDEXES = "credscale_lab_indexes"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.lab.simulated.forwarding import forward, forward_write, namespace
 from credscale.lab.simulated.replies import CommandFailed, Document, shell_text
-from credscale.mongo.documents.shard_key import has_array
+from credscale.mongo.cluster.shard_key import has_array
 
 if TYPE_CHECKING:
     from credscale.lab.simulated.backends import Backend

@@ -15,7 +15,7 @@ from credscale.lab.simulated.contract import MIGRATION_COMMENT
 from credscale.lab.simulated.forwarding import SCRATCH, forward, namespace
 from credscale.lab.simulated.replies import CommandFailed, Document
 from credscale.lab.simulated.stats import collection_stages
-from credscale.mongo.documents.shard_key import sort_key
+from credscale.mongo.cluster.shard_key import sort_key
 
 if TYPE_CHECKING:
     from credscale.lab.simulated.backends import Backend

@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
-from credscale.mongo.documents.shard_key import ShardKey, hash_value, key_of, sort_key
+from credscale.mongo.cluster.shard_key import ShardKey, hash_value, key_of, sort_key
 
 Document = dict[str, Any]
 Position = tuple[tuple[Any, ...], ...]

@@ -11,7 +11,7 @@ from credscale.lab.simulated.indexes import all_indexes, collection_info, collec
 from credscale.lab.simulated.replies import CommandFailed, Document, shell_text
 from credscale.lab.simulated.routing import RoutingTable, position
 from credscale.lab.simulated.settings import parse_settings
-from credscale.mongo.documents.shard_key import ShardKey, has_array, index_name, key_of
+from credscale.mongo.cluster.shard_key import ShardKey, has_array, index_name, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

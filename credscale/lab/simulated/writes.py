@@ -12,7 +12,7 @@ from credscale.lab.simulated.forwarding import forward_write, namespace
 from credscale.lab.simulated.reads import matching, options
 from credscale.lab.simulated.replies import CommandFailed, Document, shell_text
 from credscale.lab.simulated.routing import RoutingTable, equalities, position
-from credscale.mongo.documents.shard_key import has_array
+from credscale.mongo.cluster.shard_key import has_array
 
 if TYPE_CHECKING:
     from credscale.lab.simulated.cluster import Cluster

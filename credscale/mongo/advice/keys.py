@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64, ObjectId
 
+from credscale.mongo.cluster.shard_key import has_array, hash_value, sort_key
 from credscale.mongo.documents.sampling import estimate_distinct, kind_of, rank_correlation, value_at
-from credscale.mongo.documents.shard_key import has_array, hash_value, sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

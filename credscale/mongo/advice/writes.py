@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from credscale.mongo.advice.targeting import SIMPLE, Targeting, equalities, exact_key, target
-from credscale.mongo.documents.shard_key import has_array
+from credscale.mongo.cluster.shard_key import has_array
 
 if TYPE_CHECKING:
     from credscale.mongo.cluster.facts import Key

@@ -166,3 +166,11 @@ def retained(root: Path) -> Retained:
 def now() -> str:
     """Return the time as UTC ISO-8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def backup_gap(manifest: Manifest) -> tuple[str, ...]:
+    """Say which documents are in no backup, where the baseline of hashes is younger than the documents' backup."""
+    if not manifest.external:
+        return ()
+    taken = manifest.external.get("time")
+    return (f"documents written between {taken} and {manifest.finished} are in no backup, their hashes alone are kept",)

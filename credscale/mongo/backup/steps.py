@@ -9,12 +9,12 @@ from credscale.core.errors import VerificationFailed
 from credscale.core.step import Finding, step
 from credscale.mongo.backup.engine import choose_engine, find_mongodump
 from credscale.mongo.backup.leftovers import leftovers, new_folder, remove
+from credscale.mongo.backup.manifest import backup_gap
 from credscale.mongo.backup.reading import refuse_unsupported
 from credscale.mongo.backup.source import Source, folder_there, source_id, source_of
 from credscale.mongo.backup.target import Target, bytes_progress, target_of, timed_digest
 from credscale.mongo.backup.trial import restore_check
 from credscale.mongo.cluster import facts
-from credscale.mongo.proof.comparison import backup_gap
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,1 +1,1 @@
-"""How to talk to a cluster, and what it says of itself: commands, failures, facts, members, settings."""
+"""How to talk to a cluster, and what it says of itself: commands, failures, facts, settings, shard key."""

@@ -162,7 +162,7 @@ def parse_key(shard_key: str) -> Key:
     Raises:
         EnvironmentInvalid: it is not written so.
     """
-    from credscale.mongo.documents.shard_key import parse_shard_key
+    from credscale.mongo.cluster.shard_key import parse_shard_key
 
     try:
         return parse_shard_key(shard_key)

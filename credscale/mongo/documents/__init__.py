@@ -1,1 +1,1 @@
-"""Documents as bytes, keys and history: digest, scan, snapshot, oplog, shard key, samples."""
+"""Documents as bytes and history: digest, scan, snapshot, oplog, samples."""

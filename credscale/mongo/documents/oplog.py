@@ -22,8 +22,8 @@ from credscale.core.errors import ConnectFailed, VerificationFailed
 from credscale.mongo.cluster.commands import CURSOR_LOST, hello, is_passing, retrying
 from credscale.mongo.cluster.failures import advised
 from credscale.mongo.documents.digest import DocumentId, document_id
+from credscale.mongo.documents.effects import UNKNOWN, Effect, of_insert, of_update
 from credscale.mongo.documents.scan import RETRIES, pause_after
-from credscale.mongo.proof.effects import UNKNOWN, Effect, of_insert, of_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

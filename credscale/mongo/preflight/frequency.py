@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.chunks.distribution import MEGABYTE
+from credscale.mongo.cluster.shard_key import has_array, sort_key
 from credscale.mongo.documents.sampling import (
     describe,
     estimate_distinct,
@@ -17,7 +18,6 @@ from credscale.mongo.documents.sampling import (
     size_text,
     value_at,
 )
-from credscale.mongo.documents.shard_key import has_array, sort_key
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.values import extent_of, no_values
 

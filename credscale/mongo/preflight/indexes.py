@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from credscale.mongo.cluster.facts import split_namespace, supporting_index
 from credscale.mongo.cluster.known_bugs import UNIQUE_COLLATION
-from credscale.mongo.documents.shard_key import index_name
+from credscale.mongo.cluster.shard_key import index_name
 from credscale.mongo.preflight.check import Seen, check, unreadable
 from credscale.mongo.preflight.collection import no_collection
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from credscale.mongo.chunks.distribution import BALANCES_BYTES, MEGABYTE, chunks_by_shard
 from credscale.mongo.cluster.facts import DUE_BYTES
 from credscale.mongo.cluster.settings import LARGEST_CHUNK_MB
+from credscale.mongo.cluster.shard_key import has_array, key_of
 from credscale.mongo.documents.sampling import size_text
-from credscale.mongo.documents.shard_key import has_array, key_of
 from credscale.mongo.preflight.check import Seen, check
 from credscale.mongo.preflight.collection import no_collection
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import LONG_SECONDS
+from credscale.mongo.backup.manifest import backup_gap
 from credscale.mongo.backup.target import logical_time
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.members import first_answering
@@ -148,14 +149,6 @@ def _rights(shard: str, code: int | None) -> str:
         f": {shard} {what}; create on each shard the user of mongo.uri with the same name and password, clusterMonitor "
         "and read on local, from 8.0 also directShardOperations"
     )
-
-
-def backup_gap(manifest: Manifest) -> tuple[str, ...]:
-    """Say which documents are in no backup, where the baseline of hashes is younger than the documents' backup."""
-    if not manifest.external:
-        return ()
-    taken = manifest.external.get("time")
-    return (f"documents written between {taken} and {manifest.finished} are in no backup, their hashes alone are kept",)
 
 
 def _explained(ctx: Context, manifest: Manifest, buckets: list[int], view: View) -> Comparison:

@@ -17,9 +17,9 @@ from credscale.core.step import Finding, probe
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.commands import retrying
 from credscale.mongo.cluster.members import first_answering
+from credscale.mongo.cluster.shard_key import sort_key
 from credscale.mongo.documents.digest import DocumentId, document_hash, document_id, id_key, id_value
 from credscale.mongo.documents.scan import scan_raw
-from credscale.mongo.documents.shard_key import sort_key
 from credscale.mongo.proof.comparison import LOOKUP, PAUSE_SECONDS, SHOWN_IDS, id_text
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import bson
 from bson import Timestamp
 
 from credscale.mongo.documents.digest import DocumentId, id_value
-from credscale.mongo.proof.effects import Effect, State
+from credscale.mongo.documents.effects import Effect, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

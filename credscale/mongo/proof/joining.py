@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from credscale.mongo.cluster.shard_key import sort_key
 from credscale.mongo.documents.digest import Difference, bucket_of, compare, document_hash, id_key, id_value, with_copy
-from credscale.mongo.documents.shard_key import sort_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -15,7 +15,7 @@ from bson.raw_bson import RawBSONDocument
 
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.commands import config_collection, retrying
-from credscale.mongo.documents.shard_key import key_of
+from credscale.mongo.cluster.shard_key import key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -96,7 +96,7 @@ def targeted(raw: bytes, key: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the query for exactly this document by its whole shard key and `_id`; None when the key holds an array."""
     from bson.raw_bson import RawBSONDocument
 
-    from credscale.mongo.documents.shard_key import has_array
+    from credscale.mongo.cluster.shard_key import has_array
 
     document = RawBSONDocument(raw, _codec())
     if has_array(document, key):

@@ -73,7 +73,7 @@ def create_shard_key_index(ctx: Context, *, namespace: str, shard_key: str) -> F
         namespace: ``database.collection``.
         shard_key: such as ``createdAt:hashed,userId:1``.
     """
-    from credscale.mongo.documents.shard_key import index_name
+    from credscale.mongo.cluster.shard_key import index_name
 
     client, key = ctx.clients.mongo(), facts.parse_key(shard_key)
     if not ctx.dry_run:

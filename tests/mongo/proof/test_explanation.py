@@ -9,8 +9,8 @@ import pytest
 from bson import Timestamp
 
 from credscale.mongo.documents.digest import Difference, DocumentId, document_id
+from credscale.mongo.documents.effects import UNKNOWN, Effect, of_insert, of_update
 from credscale.mongo.documents.oplog import Operation
-from credscale.mongo.proof.effects import UNKNOWN, Effect, of_insert, of_update
 from credscale.mongo.proof.explanation import Explained, Times, explain
 from credscale.mongo.proof.histories import Histories
 

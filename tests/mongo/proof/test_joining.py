@@ -10,8 +10,8 @@ from bson import Decimal128, Int64, ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from credscale.mongo.cluster.shard_key import sort_key
 from credscale.mongo.documents.digest import BUCKETS, compare, document_hashes, id_key, id_value
-from credscale.mongo.documents.shard_key import sort_key
 from credscale.mongo.proof.joining import OutOfOrderError, difference, hashed
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from bson import MaxKey, MinKey
 
 from credscale.evidence import manifest
-from credscale.mongo.documents.shard_key import key_of, sort_key
+from credscale.mongo.cluster.shard_key import key_of, sort_key
 from tests.scenarios.real_mongo.cluster import CONFIG_SET, DEADLINE, DOCUMENTS, NAMESPACE, PASSWORD, SHARD_SETS, Writer
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from credscale.mongo.proof.effects import UNKNOWN, State, of_insert, of_update
+from credscale.mongo.documents.effects import UNKNOWN, State, of_insert, of_update
 
 Document = dict[str, Any]
 OLD: Document = {"_id": 1, "a": 1, "b": {"x": 1, "y": [1, 2, 3]}, "c": "text"}

@@ -11,7 +11,7 @@ from bson import Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credscale.mongo.documents.shard_key import has_array, hash_value, index_name, key_of, parse_shard_key, sort_key
+from credscale.mongo.cluster.shard_key import has_array, hash_value, index_name, key_of, parse_shard_key, sort_key
 
 VECTORS = Path(__file__).parents[2] / "cases" / "mongo" / "hash_vectors.json"
 KEY: dict[str, int | str] = {"createdAt": "hashed", "userId": 1}
