@@ -49,6 +49,7 @@ def shard_migrate(
     external_restore_tested: str = "",
     restore_sample: int = 0,
     fullest_percent: int = 80,
+    read_sample: int = 500,
     stall_minutes: float = 10.0,
 ) -> None:
     """Shard a collection and prove that no document was lost.
@@ -72,6 +73,7 @@ def shard_migrate(
         external_restore_tested: reference of the test that the external backup restores
         fullest_percent: how full a member's disk may be afterwards
         restore_sample: documents restored to test the backup; 0 restores all
+        read_sample: documents read back through mongos at the end, one by one
         stall_minutes: give up, with a diagnosis, when no chunk moved for so long
     """
     # ## Before anything is changed
@@ -141,5 +143,5 @@ def shard_migrate(
     verify_counts(ctx, namespace=namespace, shard_key=shard_key, backup_directory=backup_directory)
     verify_catalogue(ctx, namespace=namespace, backup_directory=backup_directory)
     verify_digest(ctx, namespace=namespace, backup_directory=backup_directory)
-    verify_reads(ctx, namespace=namespace, backup_directory=backup_directory)
+    verify_reads(ctx, namespace=namespace, backup_directory=backup_directory, sample=read_sample)
     record_verification(ctx, namespace=namespace, backup_directory=backup_directory)

@@ -106,8 +106,7 @@ def _statuses_after(folder: Path, step: str) -> str:
     return json.dumps([cell["metadata"].get("papermill", {}).get("status") for cell in later])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("flags", [(), ("--in-process",)])
+@pytest.mark.parametrize(("flags", "number"), [((), signal.SIGINT), (("--in-process",), signal.SIGTERM)])
 def test_ctrl_c_stops_puts_back_and_seals(stage: Stage, number: signal.Signals, flags: tuple[str, ...]) -> None:
     stage.faults.set(slow_move_seconds=1.0)
     process = stage.start(*flags)

@@ -42,7 +42,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: str, action: Any) -> None:
     monkeypatch.setattr(Context, "begin_step", begin_step)
 
 
-@pytest.mark.parametrize("step", ["stop_balancer", "shard_collection", "monitor_distribution"])
+@pytest.mark.parametrize("step", ["shard_collection", "monitor_distribution"])
 def test_a_shard_that_is_away_for_a_while_is_waited_for(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: str
 ) -> None:
