@@ -32,7 +32,8 @@ policy: {{confirm: none}}
 lab: {{directory: "{lab}", documents: 0}}
 mongo: {{uri: "file:{lab}/mongo-uri"}}
 runbooks:
-  shard-migrate: {{chunk_size_mb: 1, window: "", backup_directory: "{folder}/backups", stall_minutes: 0.5, read_sample: 20}}
+  shard-migrate:
+    {{chunk_size_mb: 1, window: "", backup_directory: "{folder}/backups", stall_minutes: 0.5, read_sample: 20}}
 """
 
 
