@@ -598,7 +598,10 @@ def test_a_shard_that_dies_in_a_migration_is_mended_when_it_is_back(lab: Lab) ->
     before = digest(collection)
     lab.order(slow_move_seconds=1)
     lab.mongos.admin.command("balancerStart")
-    wait_for(lambda: held(lab, "died")["shard2"], "copies on the recipient")
+    # With one chunk of its own the recipient has to be asked for every count, whatever becomes of the next one.
+    wait_for(lambda: chunks(lab, "died").get("shard2ReplSet"), "a chunk of the recipient's own")
+    owned = held(lab, "died")["shard2"]
+    wait_for(lambda: held(lab, "died")["shard2"] > owned, "copies on the recipient")
     lab.clients["shard2"].close()
     lab.processes["shard2"].kill()
     lab.processes["shard2"].wait(DEADLINE)
