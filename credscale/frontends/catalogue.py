@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from inspect import Signature
+    from collections.abc import Iterator, Sequence
+    from inspect import Parameter, Signature
 
     from credscale.core.runbook import Runbook
     from credscale.core.step import Step
@@ -34,6 +34,7 @@ class Entry(NamedTuple):
         doc: its text.
         parameters: flag texts by parameter.
         watchable: whether ``--watch`` may repeat it: a runbook that only reads.
+        switches: parameters that are true or false; their flags may stand without a value.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry(NamedTuple):
     doc: str
     parameters: dict[str, str]
     watchable: bool = False
+    switches: Sequence[str] = ()
 
 
 def entries() -> list[Entry]:
@@ -120,7 +122,8 @@ def _with_defaults(signature: Signature) -> Signature:
 def _runbook_entry(runbook: Runbook) -> Entry:
     target = f"{runbook.module}:{runbook.function.__name__}"
     flags = _flags(runbook.parameters, runbook.function)
-    return Entry(runbook.name, "", target, _document(runbook.function), flags, runbook.reads_only)
+    switches = _switches(runbook.parameters)
+    return Entry(runbook.name, "", target, _document(runbook.function), flags, runbook.reads_only, switches)
 
 
 def collection_of(step: Step[Any]) -> str:
@@ -141,7 +144,12 @@ def _step_entry(step: Step[Any]) -> Entry:
         target,
         _document(step.function),
         _flags(parameters, step.function),
+        switches=_switches(parameters),
     )
+
+
+def _switches(parameters: dict[str, Parameter]) -> list[str]:
+    return [name for name, parameter in parameters.items() if parameter.annotation == "bool"]
 
 
 def _document(function: Any) -> str:

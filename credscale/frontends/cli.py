@@ -76,7 +76,7 @@ def task_of(entry: Entry) -> Task[Any]:
         texts["watch"] = WATCH
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__doc__ = entry.doc
-    optional = ["watch"] if entry.watchable else []
+    optional = [*entry.switches, *(["watch"] if entry.watchable else [])]
     return Task(body, name=entry.name, positional=[], optional=optional, auto_shortflags=False, help=texts)
 
 

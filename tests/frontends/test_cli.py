@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from invoke import Exit, Program
+from invoke.parser import Parser, ParserContext
 
 from credscale.core.runbook import Runbook
 from credscale.frontends import catalogue, cli
@@ -87,3 +88,22 @@ def test_usage_errors_exit_2_and_name_the_nearest(
     assert caught.value.code == 2
     assert expected in str(caught.value.message)
     assert "Nothing was changed" in str(caught.value.message)
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--accept-scatter-gather"], True),
+        (["--accept-scatter-gather", "--yes"], True),
+        (["--accept-scatter-gather", "false"], "false"),
+        (["--accept-scatter-gather=true", "--yes"], "true"),
+        ([], None),
+    ],
+)
+def test_a_switch_may_stand_without_a_value(
+    entries: list[catalogue.Entry], words: list[str], value: str | bool | None
+) -> None:
+    task = cli.task_of(entry(entries, "shard-migrate"))
+    parser = Parser(contexts=[ParserContext(name="shard-migrate", args=task.get_arguments())])
+    (found,) = parser.parse_argv(["shard-migrate", *words])
+    assert found.args["accept-scatter-gather"].value == value
