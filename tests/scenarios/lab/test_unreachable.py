@@ -23,7 +23,12 @@ AWAY = 5.0
 
 
 def kill_shard(stage: Stage, name: str) -> None:
-    """Kill the process of a shard, as a crash or a lost machine does."""
+    """Kill the process of a shard, as a crash or a lost machine does.
+
+    SecantusDB writes its journal now and then, whatever the client asked for: without the pause it would forget writes
+    that MongoDB has on disk when it acknowledges them, such as what the balancer was before.
+    """
+    time.sleep(1)
     state = labs.status(stage.lab.directory)
     assert state is not None
     os.kill(next(each.pid for each in state.processes if each.plan.replica_set == name), signal.SIGKILL)
