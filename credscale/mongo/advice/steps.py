@@ -27,8 +27,9 @@ from credscale.mongo.advice.verdicts import (
 )
 from credscale.mongo.advice.writes import judge
 from credscale.mongo.cluster import facts
-from credscale.mongo.cluster.commands import retrying
+from credscale.mongo.cluster.commands import DEADLINE, MAX_TIME_EXPIRED, retrying
 from credscale.mongo.cluster.settings import check_chunk_size
+from credscale.mongo.documents import sampling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +38,9 @@ if TYPE_CHECKING:
     from credscale.mongo.cluster.commands import Client
 
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 1000, 500_000
-LOOK_AT_ALL = 100_000
-SAMPLE_MILLISECONDS = 60_000
 MOST_SHARDS = 1000
 MOST_SHAPES = 30
 MOST_ANALYZED = 4
-SIZE = "credscale_document_bytes"
 GUIDE_QUERY = "userId"  # the guide gives the key for "user-specific analysis history"
 REMEDY = "put the whole shard key into the filter, or choose another key"
 
@@ -163,38 +161,27 @@ def _main_shapes(main_query: str, fields: Sequence[str], reading: Reading) -> li
 def _fields(client: Client, namespace: str) -> list[str]:
     """Return the top-level fields of one document."""
     name, coll = facts.split_namespace(namespace)
-    document = retrying(lambda: client[name][coll].find_one({}, max_time_ms=SAMPLE_MILLISECONDS))
+    document = retrying(lambda: client[name][coll].find_one({}, max_time_ms=sampling.SAMPLE_MILLISECONDS))
     return list(document or {})
 
 
 def _sample(client: Client, namespace: str, keys: Sequence[facts.Key], sample: int, size: facts.DataSize) -> Sample:
     """Read the key fields and sizes of all documents, or of a sample, from secondaries where they can serve."""
-    from pymongo import ReadPreference
     from pymongo.errors import OperationFailure
 
-    name, coll = facts.split_namespace(namespace)
-    collection = client[name].get_collection(coll, read_preference=ReadPreference.SECONDARY_PREFERRED)
-    paths = sorted({"_id", *(field for key in keys for field in key)})
-    # A path inside another projected one is included with it, and MongoDB refuses to be told twice.
-    wanted = {path: 1 for path in paths if not any(path.startswith(f"{other}.") for other in paths)}
-    # Below 5 % of the collection the server takes documents at random; above it would read and sort them all.
-    first = [] if size.documents <= LOOK_AT_ALL else [{"$sample": {"size": min(sample, size.documents // 21)}}]
-
-    def read(projection: dict[str, Any]) -> list[dict[str, Any]]:
-        pipeline: list[dict[str, Any]] = [*first, {"$project": projection}]
-        return retrying(lambda: list(collection.aggregate(pipeline, maxTimeMS=SAMPLE_MILLISECONDS, allowDiskUse=True)))
-
+    fields = {field for key in keys for field in key}
+    collection = sampling.documents_of(client, namespace)
     try:
-        documents = read({**wanted, SIZE: {"$bsonSize": "$$ROOT"}})
+        documents, sizes = sampling.read_sample(collection, fields, size.documents, wanted=sample, deadline=DEADLINE)
     except OperationFailure as error:
-        if error.code in (50, 13):
-            seen = f"the sample of {namespace} could not be read (code {error.code})"
-            raise PreconditionFailed(f"{seen}. Give a smaller sample, or allow the user to read it") from error
-        documents = read(wanted)  # the lab's engine has no $bsonSize
-    mean = size.bytes // max(1, size.documents)
-    sizes = [int(document.pop(SIZE, mean)) for document in documents]
-    total = len(documents) if not first else max(size.documents, len(documents))
-    return Sample(documents, sizes, total)
+        if error.code not in (MAX_TIME_EXPIRED, sampling.UNAUTHORIZED):
+            raise
+        seen = f"the sample of {namespace} could not be read (code {error.code})"
+        raise PreconditionFailed(f"{seen}. Give a smaller sample, or allow the user to read it") from error
+    if sizes is None:
+        sizes = [size.bytes // max(1, size.documents)] * len(documents)
+    whole = size.documents <= sampling.LOOK_AT_ALL
+    return Sample(documents, sizes, len(documents) if whole else max(size.documents, len(documents)))
 
 
 @probe()

@@ -10,6 +10,7 @@ from credscale.mongo.advice.shapes import Shape, frequent_fields
 from credscale.mongo.advice.targeting import SIMPLE, target
 from credscale.mongo.advice.writes import judge
 from credscale.mongo.cluster.facts import DUE_BYTES, key_text, parse_key
+from credscale.mongo.documents.sampling import MISSING_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from credscale.mongo.cluster.facts import Key
 
 GUIDE_KEY = "createdAt:hashed,userId:1"
-MISSING_SHARE = 0.001  # §5 row 30
 VALUES_A_CHUNK = 10  # §5 row 31: fewer distinct values than this for each chunk wanted can't be divided well
 UNEVEN = 1.5
 LARGE_SHARE = 0.001  # smaller groups are the sample's noise and grow no further when users do

@@ -64,7 +64,12 @@ def documents_of(client: Client, namespace: str) -> Collection[dict[str, Any]]:
 
 
 def read_sample(
-    collection: Collection[dict[str, Any]], fields: Iterable[str], documents: int, *, wanted: int = SAMPLE
+    collection: Collection[dict[str, Any]],
+    fields: Iterable[str],
+    documents: int,
+    *,
+    wanted: int = SAMPLE,
+    deadline: float = MEMBER_DEADLINE,
 ) -> tuple[list[dict[str, Any]], list[int] | None]:
     """Read some fields of all documents or of a sample, and in the same pass how big each document is.
 
@@ -73,6 +78,7 @@ def read_sample(
         fields: dotted paths; ``_id`` comes with them.
         documents: in the collection.
         wanted: how many to look at in a large one.
+        deadline: seconds for which a passing failure is waited for.
 
     Returns:
         the documents; bytes of each, or None where the server (a lab's) can't tell.
@@ -90,7 +96,7 @@ def read_sample(
     def read(wanted_fields: dict[str, Any]) -> list[dict[str, Any]]:
         pipeline: list[dict[str, Any]] = [*first, {"$project": wanted_fields}]
         options: dict[str, Any] = {"allowDiskUse": True, "maxTimeMS": SAMPLE_MILLISECONDS}
-        return retrying(lambda: list(collection.aggregate(pipeline, **options)), deadline=MEMBER_DEADLINE)
+        return retrying(lambda: list(collection.aggregate(pipeline, **options)), deadline=deadline)
 
     try:
         found = read(projection | {SIZE_FIELD: {"$bsonSize": "$$ROOT"}})

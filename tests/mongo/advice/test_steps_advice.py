@@ -20,6 +20,7 @@ from credscale.core.step import Status
 from credscale.mongo.advice import plots, steps
 from credscale.mongo.advice.steps import advise_shard_key, find_breaking_writes
 from credscale.mongo.cluster import facts
+from credscale.mongo.documents import sampling
 from credscale.testing import fresh_collection
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def test_what_can_not_be_told_warns(lab: LabState, lab_ctx: Context, tmp_path: P
 
 @scenario
 def test_large_collection_is_sampled(lab: LabState, lab_ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "LOOK_AT_ALL", 1000)
+    monkeypatch.setattr(sampling, "LOOK_AT_ALL", 1000)
     result = advise_shard_key(lab_ctx, namespace=fresh_collection(lab, 3000), sample=1000)
     assert result.output["documents_looked_at"] == 142
     assert "a sample of 142 of 3000 documents" in " ".join(result.output["not_checked"])
@@ -142,7 +143,7 @@ class FakeCollection:
     def __getitem__(self, _name: str) -> FakeCollection:
         return self
 
-    def get_collection(self, _name: str, *, read_preference: Any) -> FakeCollection:
+    def get_collection(self, _name: str, *, read_preference: Any, codec_options: Any) -> FakeCollection:
         self.preference = read_preference
         return self
 
@@ -160,11 +161,11 @@ def read_sample(collection: Any, documents: int) -> Sample:
 
 
 def test_sample_is_bounded_and_read_from_secondaries() -> None:
-    fake = FakeCollection([{"_id": 1, "a": 2, steps.SIZE: 77}])
+    fake = FakeCollection([{"_id": 1, "a": 2, sampling.SIZE_FIELD: 77}])
     sample = read_sample(fake, 10**8)
     ((pipeline, options),) = fake.asked
     assert pipeline[0] == {"$sample": {"size": 5000}}
-    assert set(pipeline[1]["$project"]) == {"_id", "a", steps.SIZE}  # a.b is inside a
+    assert set(pipeline[1]["$project"]) == {"_id", "a", sampling.SIZE_FIELD}  # a.b is inside a
     assert options["maxTimeMS"] > 0
     assert fake.preference == ReadPreference.SECONDARY_PREFERRED
     assert (list(sample.sizes), sample.documents, sample.total) == ([77], [{"_id": 1, "a": 2}], 10**8)
