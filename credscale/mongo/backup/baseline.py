@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.mongo.backup import dump_files as files
 from credscale.mongo.backup.native import counted
 from credscale.mongo.backup.reading import Job, Reading
-from credscale.mongo.documents.digest import Digester, bucket_of, document_hash, document_hashes, id_key
+from credscale.mongo.documents.digest import Digester, bucket_of, document_hash, hashed, id_key, joined
 from credscale.mongo.documents.scan import scan_raw
 
 if TYPE_CHECKING:
@@ -75,21 +75,22 @@ def baseline_hashes(folder: Path, namespace: str, buckets: Iterable[int]) -> dic
     Returns:
         The hashes by id key, as ``digest.document_hashes`` gives them.
     """
-    path, wanted = hashes_file(folder, namespace), frozenset(buckets)
+    return joined(baseline(folder, namespace, frozenset(buckets)))
+
+
+def baseline(folder: Path, namespace: str, buckets: frozenset[int] | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """Give id key and hash of the documents of a backup, whether it holds the documents or their hashes alone.
+
+    Args:
+        folder: the backup.
+        namespace: ``database.collection``.
+        buckets: the bucket numbers wanted; None for all.
+    """
+    path = hashes_file(folder, namespace)
     if not path.exists():
-        return document_hashes(_documents(files.data_file(folder, namespace)), wanted)
-    found: dict[bytes, bytes] = {}
-    for line in _documents(path):
-        key, value = id_key(line), line[-HASH_BYTES - 1 : -1]
-        if bucket_of(key) in wanted:
-            # Two shards can hold the same `_id`.
-            others = found.get(key, b"")
-            parts = [others[at : at + HASH_BYTES] for at in range(0, len(others), HASH_BYTES)]
-            found[key] = b"".join(sorted([*parts, value]))
-    return found
-
-
-def _documents(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=files.MEGABYTE) as stream:
-        for _, raw in files.walk(stream, str(path)):
-            yield raw
+        yield from hashed(files.documents_in(files.data_file(folder, namespace)), buckets)
+        return
+    for line in files.documents_in(path):
+        key = id_key(line)
+        if buckets is None or bucket_of(key) in buckets:
+            yield key, line[-HASH_BYTES - 1 : -1]

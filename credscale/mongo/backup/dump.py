@@ -158,10 +158,7 @@ def read_documents(folder: Path) -> Iterator[bytes]:
     manifest = read_manifest(folder)
     if manifest.external is not None:
         raise PreconditionFailed(f"{folder} holds hashes only; the documents are in {manifest.external['id']}.")
-    path = files.data_file(folder, manifest.namespace)
-    with path.open("rb", buffering=files.MEGABYTE) as stream:
-        for _, raw in files.walk(stream, str(path)):
-            yield raw
+    yield from files.documents_in(files.data_file(folder, manifest.namespace))
 
 
 def _collection_entry(collection: Collection[Any], facts: BackupFacts) -> Mapping[str, Any]:

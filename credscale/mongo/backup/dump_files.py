@@ -100,6 +100,13 @@ def collection_uuid(entry: Mapping[str, Any]) -> str:
     return "" if uuid is None else (getattr(uuid, "bytes", None) or bytes(uuid)).hex()
 
 
+def documents_in(path: Path) -> Iterator[bytes]:
+    """Give the documents of a .bson file."""
+    with path.open("rb", buffering=MEGABYTE) as stream:
+        for _, raw in walk(stream, str(path)):
+            yield raw
+
+
 def walk(stream: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
     """Give the documents of a .bson file with their byte offsets, checking the frame of each.
 

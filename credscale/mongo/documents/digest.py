@@ -225,13 +225,22 @@ def document_hashes(documents: Iterable[bytes], buckets: Iterable[int]) -> dict[
         The hashes by id key. An `_id` that occurs more than once (two shards can hold the same one) has its sorted
         16-byte hashes one after the other.
     """
-    wanted = frozenset(buckets)
-    found: dict[bytes, bytes] = {}
+    return joined(hashed(documents, frozenset(buckets)))
+
+
+def hashed(documents: Iterable[bytes], buckets: frozenset[int] | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """Give id key and hash of the documents of some buckets, or of all; only what is given is hashed."""
     for raw in documents:
         key = id_key(raw)
-        if bucket_of(key) in wanted:
-            value = document_hash(raw)
-            found[key] = with_copy(found.get(key, b""), value)
+        if buckets is None or bucket_of(key) in buckets:
+            yield key, document_hash(raw)
+
+
+def joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return hashes by id key, as ``compare`` wants them, from id keys and hashes one by one."""
+    found: dict[bytes, bytes] = {}
+    for key, value in pairs:
+        found[key] = with_copy(found.get(key, b""), value)
     return found
 
 

@@ -255,15 +255,16 @@ def _complete(manifest: Manifest) -> Timestamp | None:
 
 def _difference(ctx: Context, manifest: Manifest, buckets: list[int], view: View) -> Difference:
     """List what differs in these buckets."""
-    from credscale.mongo.documents.digest import Difference, bucket_of
+    from credscale.mongo.backup.baseline import baseline
+    from credscale.mongo.documents.digest import Difference, hashed
     from credscale.mongo.documents.scan import scan_raw
-    from credscale.mongo.proof.joining import OutOfOrderError, baseline, difference, hashed
+    from credscale.mongo.proof.joining import OutOfOrderError, difference
 
     if not buckets:
         return Difference()
     name, coll = facts.split_namespace(manifest.namespace)
     wanted = frozenset(buckets)
-    before = (each for each in baseline(manifest.folder, manifest.namespace) if bucket_of(each[0]) in wanted)
+    before = baseline(manifest.folder, manifest.namespace, wanted)
     live = hashed(scan_raw(ctx.clients.mongo()[name][coll], session=view.session), wanted)
     expected = manifest.documents * len(buckets) // BUCKETS
     try:

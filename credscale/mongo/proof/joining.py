@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.mongo.cluster.shard_key import sort_key
-from credscale.mongo.documents.digest import Difference, bucket_of, compare, document_hash, id_key, id_value, with_copy
+from credscale.mongo.documents.digest import Difference, compare, id_value, with_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 PROGRESS_EVERY = 10_000
 _OBJECT_ID = 7
@@ -22,27 +21,6 @@ _Documents = dict[bytes, bytes]  # hashes by id key, as ``digest.compare`` wants
 
 class OutOfOrderError(Exception):
     """A stream is not in the order of `_id`."""
-
-
-def baseline(folder: Path, namespace: str) -> Iterator[tuple[bytes, bytes]]:
-    """Give id key and hash of every document of a backup, whether it holds the documents or their hashes alone."""
-    from credscale.mongo.backup import dump_files as files
-    from credscale.mongo.backup.baseline import HASH_BYTES, hashes_file
-
-    hashes, data = hashes_file(folder, namespace), files.data_file(folder, namespace)
-    only_hashes = hashes.exists()
-    path = hashes if only_hashes else data
-    with path.open("rb", buffering=files.MEGABYTE) as stream:
-        for _, raw in files.walk(stream, str(path)):
-            yield id_key(raw), raw[-HASH_BYTES - 1 : -1] if only_hashes else document_hash(raw)
-
-
-def hashed(documents: Iterable[bytes], buckets: frozenset[int]) -> Iterator[tuple[bytes, bytes]]:
-    """Give id key and hash of the documents of some buckets."""
-    for raw in documents:
-        key = id_key(raw)
-        if bucket_of(key) in buckets:
-            yield key, document_hash(raw)
 
 
 def difference(

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, VerificationFailed
 from credscale.core.step import Finding, probe
+from credscale.mongo.backup.baseline import baseline
 from credscale.mongo.backup.target import logical_time, target_of
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.commands import retrying, run
 from credscale.mongo.documents.digest import Difference, DocumentId, document_hash, document_id, id_value
 from credscale.mongo.proof.comparison import documents_now, id_text, no_oplog, settled, written_again, written_since
 from credscale.mongo.proof.findings import finding_rows, what_to_do, whereabouts
-from credscale.mongo.proof.joining import baseline
 from credscale.mongo.proof.verification import read_record
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from credscale.mongo.cluster.shard_key import sort_key
-from credscale.mongo.documents.digest import BUCKETS, compare, document_hashes, id_key, id_value
-from credscale.mongo.proof.joining import OutOfOrderError, difference, hashed
+from credscale.mongo.documents.digest import BUCKETS, compare, document_hashes, hashed, id_key, id_value
+from credscale.mongo.proof.joining import OutOfOrderError, difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

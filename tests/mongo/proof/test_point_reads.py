@@ -17,11 +17,10 @@ from credscale.core.errors import EnvironmentInvalid, StepFailed
 from credscale.core.step import Status
 from credscale.mongo.backup import dump_files as files
 from credscale.mongo.backup import target as backup_target
-from credscale.mongo.backup.baseline import encode, hashes_file
+from credscale.mongo.backup.baseline import baseline, encode, hashes_file
 from credscale.mongo.documents.digest import document_hash, document_id, id_key
 from credscale.mongo.documents.oplog import Operation
 from credscale.mongo.proof import comparison, point_reads
-from credscale.mongo.proof.joining import baseline
 from credscale.mongo.proof.point_reads import asked_shards, percentile, sample_of, targeted, verify_reads
 from tests.mongo.conftest import NAMESPACE
 
