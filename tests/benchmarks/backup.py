@@ -45,12 +45,13 @@ def collection_on(port: int, count: int) -> Any:
 def native(folder: Path, port: int, count: int, access: Any = None) -> int:
     """Back up with the native engine, or with mongodump where it is given access; return the bytes."""
     from credscale.mongo.backup import dump as backup
+    from credscale.mongo.backup import manifest as manifests
     from credscale.mongo.backup.engine import find_mongodump, read_mongodump
     from credscale.mongo.backup.native import read_native
 
     collection = collection_on(port, count)
     entry = next(iter(collection.database.list_collections(filter={"name": collection.name})))
-    facts = backup.BackupFacts(collection.full_name, "bench", entry["info"]["uuid"].hex(), sharded=False)
+    facts = manifests.BackupFacts(collection.full_name, "bench", entry["info"]["uuid"].hex(), sharded=False)
     tool = find_mongodump() if access is not None else None
     read = read_native if tool is None else partial(read_mongodump, tool=tool, access=access)
     return backup.dump(collection, folder, facts=facts, needed=0, read=read).bytes

@@ -22,6 +22,7 @@ from pymongo import MongoClient
 
 from credscale.lab.documents import make_documents
 from credscale.mongo.backup import dump as backup
+from credscale.mongo.backup import manifest as manifests
 from credscale.mongo.documents import digest, scan
 
 
@@ -59,7 +60,7 @@ def measure(folder: Path, what: str, port: int, count: int) -> dict[str, float]:
     start = time.perf_counter()
     if what == "dump":
         entry = next(iter(client["bench"].list_collections(filter={"name": collection.name})))
-        facts = backup.BackupFacts(collection.full_name, "bench", entry["info"]["uuid"].hex(), sharded=False)
+        facts = manifests.BackupFacts(collection.full_name, "bench", entry["info"]["uuid"].hex(), sharded=False)
         size = backup.dump(collection, folder / f"dump{count}", facts=facts, needed=0).bytes
     elif what == "plain":  # what people write when they have no tool
         whole, size = hashlib.sha256(), 0

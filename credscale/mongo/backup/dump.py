@@ -19,7 +19,6 @@ from credscale.mongo.backup.manifest import (
     MANIFEST,
     BackupFacts,
     Manifest,
-    find_backups,
     mark,
     now,
     read_manifest,
@@ -39,18 +38,6 @@ if TYPE_CHECKING:
     from pymongo.collection import Collection
 
     from credscale.mongo.documents.digest import Progress
-
-__all__ = [
-    "BackupFacts",
-    "Manifest",
-    "dump",
-    "find_backups",
-    "majority_time",
-    "mark",
-    "read_documents",
-    "read_manifest",
-    "verify",
-]
 
 # No room, above a quota, larger than the file system or a limit allows: the remedy is the same.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

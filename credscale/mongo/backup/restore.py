@@ -11,7 +11,8 @@ from pymongo import WriteConcern
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 from credscale.mongo.backup import dump_files as files
-from credscale.mongo.backup.dump import read_documents, read_manifest
+from credscale.mongo.backup.dump import read_documents
+from credscale.mongo.backup.manifest import read_manifest
 from credscale.mongo.cluster.commands import is_passing, retrying
 from credscale.mongo.documents.digest import Digest, Digester, Progress
 

@@ -13,7 +13,6 @@ from credscale.mongo.backup.manifest import backup_gap
 from credscale.mongo.backup.reading import refuse_unsupported
 from credscale.mongo.backup.source import Source, folder_there, source_id, source_of
 from credscale.mongo.backup.target import Target, bytes_progress, target_of, timed_digest
-from credscale.mongo.backup.trial import restore_check
 from credscale.mongo.cluster import facts
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.mongo.backup.manifest import Manifest
     from credscale.mongo.backup.remote import Place
-
-__all__ = ["backup", "restore_check"]
 
 NOT_IN_IT = "users, roles, zones and every other collection are not in this backup"
 
@@ -157,7 +154,8 @@ def _mark(found: Manifest, times: dict[str, Timestamp]) -> Manifest:
 
 
 def _dump(ctx: Context, target: Target, folder: Path, source: Source, server: facts.Server) -> Manifest:
-    from credscale.mongo.backup.dump import BackupFacts, dump
+    from credscale.mongo.backup.dump import dump
+    from credscale.mongo.backup.manifest import BackupFacts
     from credscale.mongo.backup.point import surroundings
 
     client = ctx.clients.mongo()

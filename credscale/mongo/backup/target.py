@@ -34,7 +34,7 @@ class Target:
 
     def backups(self) -> list[Manifest]:
         """Return the finished backups of exactly this collection, newest first."""
-        from credscale.mongo.backup.dump import find_backups
+        from credscale.mongo.backup.manifest import find_backups
 
         return find_backups(self.root, self.namespace, self.cluster_id, self.uuid)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import PreconditionFailed
 from credscale.mongo.cluster.commands import config_collection, retrying, run
 from credscale.mongo.cluster.facts import Server, ShardedCollection, data_size, indexes, shards, version_numbers
-from credscale.mongo.cluster.operations import MOVING, current
+from credscale.mongo.cluster.operations import current, in_words, migrations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -295,23 +295,8 @@ def active_migrations(client: Client) -> dict[str, str]:
     if version_numbers(str(run(client, "admin", {"buildInfo": 1})["version"])) < NO_MIGRATIONS:
         found = retrying(lambda: list(config_collection(client, "migrations").find()))
     else:
-        found = parse_migrations(current(client))
-    moves: dict[str, list[str]] = {}
-    for each in found:
-        moves.setdefault(str(each["ns"]), []).append(f"{each.get('fromShard')} -> {each.get('toShard')}")
-    return {namespace: ", ".join(texts) for namespace, texts in moves.items()}
-
-
-def parse_migrations(operations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give operations of $currentOp the form of config.migrations; a move shows on both of its shards."""
-    found = {}
-    for operation in operations:
-        command = operation.get("command") or {}
-        name = next((each for each in MOVING if each in command), None)
-        if name is not None:
-            row = {"ns": command[name], "fromShard": command.get("fromShard"), "toShard": command.get("toShard")}
-            found[tuple(row.values())] = row
-    return list(found.values())
+        found = migrations(current(client))
+    return in_words(found)
 
 
 def is_compliant(client: Client, namespace: str) -> bool | None:

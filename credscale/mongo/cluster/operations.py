@@ -55,15 +55,29 @@ def changes_on(operations: Iterable[Mapping[str, Any]], namespace: str) -> list[
     return found
 
 
-def moves(operations: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the chunks that move, in words by collection."""
+def migrations(operations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give operations of $currentOp the form of config.migrations; a move shows on both of its shards."""
     found = {}
     for operation in operations:
         command = operation.get("command") or {}
         name = next((each for each in MOVING if each in command), None)
         if name is not None:
-            found[str(command[name])] = f"{command.get('fromShard', '?')} -> {command.get('toShard', '?')}"
-    return found
+            row = {"ns": command[name], "fromShard": command.get("fromShard"), "toShard": command.get("toShard")}
+            found[tuple(row.values())] = row
+    return list(found.values())
+
+
+def in_words(found: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return migrations under way in words by collection; since 6.0 one collection can have several.
+
+    Args:
+        found: documents of config.migrations, or what ``migrations`` gave.
+    """
+    moves: dict[str, dict[str, None]] = {}
+    for each in found:
+        text = f"{each.get('fromShard') or '?'} -> {each.get('toShard') or '?'}"
+        moves.setdefault(str(each["ns"]), {})[text] = None
+    return {namespace: ", ".join(texts) for namespace, texts in moves.items()}
 
 
 def _names(command: Mapping[str, Any], name: str, namespace: str) -> bool:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # The wire protocol's version tells the release to everybody, also before the first user exists.
 RELEASES = {9: "4.4", 13: "5.0", 17: "6.0", 21: "7.0", 25: "8.0"}
-FIRST_MAJORITY = 13  # since 5.0 the implicit default write concern is majority, but for sets with arbiters
 OWN_DATABASES = {"admin", "config", "local"}
 
 

@@ -36,16 +36,14 @@ def migrations(look: Look) -> Iterator[Seen]:
     from pymongo.errors import PyMongoError
 
     old = look.server.numbers < CATALOGUED_UNTIL
-    moving = {
-        str(each["ns"]): f"{each.get('fromShard')} -> {each.get('toShard')}"
-        for each in (look.catalogue("migrations") if old else [])
-    }
+    found = list(look.catalogue("migrations")) if old else []
     seen: list[Seen] = []
     try:
-        moving |= operations.moves(look.operations)
+        found += operations.migrations(look.operations)
     except PyMongoError as error:
         told = unreadable(error)
         seen.append(Seen("unknown", f"operations under way: {told.finding}", told.remedy))
+    moving = operations.in_words(found)
     locks = look.catalogue("locks", {"state": HELD}) if old else []
     seen += judge_moves(moving, look.namespace)
     seen += judge_locks(locks, set(moving), look.namespace)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import PreconditionFailed
 from credscale.core.step import Finding, step
 from credscale.mongo.chunks.distribution import distribution
-from credscale.mongo.chunks.monitoring import monitor_distribution
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.settings import balancer_settings, check_chunk_size, parse_window
 from credscale.mongo.sharding import balancer_memory
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.mongo.cluster.commands import Client
     from credscale.mongo.cluster.settings import BalancerSettings
-
-__all__ = [
-    "monitor_distribution",
-    "restore_balancer",
-    "set_balancer_window",
-    "set_chunk_size",
-    "start_balancer",
-    "stop_balancer",
-]
 
 READ_BACK_SECONDS = 30.0
 NO_AUTOSPLIT = (6, 0, 3)  # from here on balancerStart and balancerStop leave autosplit alone (§1.4)

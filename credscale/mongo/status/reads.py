@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.lock import kept_in
 from credscale.mongo.chunks import moves
 from credscale.mongo.chunks.chunk_watch import with_zone
-from credscale.mongo.chunks.distribution import BALANCES_BYTES, NO_MIGRATIONS, parse_migrations
+from credscale.mongo.chunks.distribution import BALANCES_BYTES, NO_MIGRATIONS
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.commands import config_collection, run
 from credscale.mongo.cluster.members import config_members
-from credscale.mongo.cluster.operations import MOVING
+from credscale.mongo.cluster.operations import MOVING, migrations
 from credscale.mongo.cluster.settings import parse_settings
 from credscale.mongo.status.members import Member, ask
 
@@ -172,7 +172,7 @@ def _running(client: Client, server: facts.Server) -> list[dict[str, Any]]:
         {"$currentOp": {"allUsers": True, "idleConnections": False}},
         {"$match": {"$or": named}},
     ]
-    return parse_migrations(client["admin"].aggregate(pipeline))
+    return migrations(client["admin"].aggregate(pipeline))
 
 
 def _count(client: Client) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from pymongo import ASCENDING, MongoClient
 from credscale.core.errors import CredscaleError, PreconditionFailed, VerificationFailed
 from credscale.mongo.backup import dump as backup
 from credscale.mongo.backup import dump_files
+from credscale.mongo.backup import manifest as manifests
 from credscale.mongo.backup import restore as backup_restore
 from credscale.mongo.backup.engine import Tool, read_mongodump
 from credscale.mongo.backup.manifest import Manifest
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 RAWS = [bson.encode({"_id": n, "text": "x" * n}) for n in range(30)]
 UUID = "0f" * 16
-FACTS = backup.BackupFacts("db.things", "cluster", UUID, False)
+FACTS = manifests.BackupFacts("db.things", "cluster", UUID, False)
 
 
 def make_backup(folder: Path, *, finished: str = "2024-01-01T00:00:00.000+00:00", **changes: Any) -> Path:
@@ -90,9 +91,9 @@ def things(client: MongoClient[Any]) -> Iterator[Collection[Any]]:
     client.drop_database("backup-db")
 
 
-def facts_of(collection: Collection[Any]) -> backup.BackupFacts:
+def facts_of(collection: Collection[Any]) -> manifests.BackupFacts:
     entry = next(collection.database.list_collections(filter={"name": collection.name}))
-    return backup.BackupFacts(collection.full_name, "cluster", entry["info"]["uuid"].hex(), False)
+    return manifests.BackupFacts(collection.full_name, "cluster", entry["info"]["uuid"].hex(), False)
 
 
 @pytest.mark.parametrize(
@@ -274,16 +275,16 @@ def test_a_document_without_id_is_found(tmp_path: Path) -> None:
 
 def test_manifest_round_trip_and_marks(tmp_path: Path) -> None:
     folder = make_backup(tmp_path / "b")
-    manifest = backup.read_manifest(folder)
+    manifest = manifests.read_manifest(folder)
     stored = json.loads((folder / "manifest.json").read_text())
     assert stored == manifest.to_json()
     assert (stored["format"], stored["operation_time_start"], stored["operation_time_end"]) == (2, [5, 6], None)
     checked = {"time": "now", "documents": 30, "namespace": "scratch.things"}
-    assert backup.mark(folder, restore_checked=checked) == backup.read_manifest(folder)
-    assert backup.read_manifest(folder).restore_checked == checked
+    assert manifests.mark(folder, restore_checked=checked) == manifests.read_manifest(folder)
+    assert manifests.read_manifest(folder).restore_checked == checked
     assert sorted(item.name for item in folder.iterdir()) == ["dump", "manifest.json"]
     with pytest.raises(TypeError):
-        backup.mark(folder, verfied="a typing error")
+        manifests.mark(folder, verfied="a typing error")
 
 
 def test_a_failed_mark_leaves_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +292,7 @@ def test_a_failed_mark_leaves_the_manifest(tmp_path: Path, monkeypatch: pytest.M
     before = (folder / "manifest.json").read_bytes()
     monkeypatch.setattr(dump_files, "sync", _disk_full)
     with pytest.raises(OSError, match="No space"):
-        backup.mark(folder, verified="now")
+        manifests.mark(folder, verified="now")
     assert (folder / "manifest.json").read_bytes() == before
     assert not list(folder.glob("*.partial"))
 
@@ -300,9 +301,9 @@ def test_a_failed_mark_leaves_the_manifest(tmp_path: Path, monkeypatch: pytest.M
 def test_an_unreadable_manifest_is_an_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(VerificationFailed):
-        backup.read_manifest(tmp_path)
+        manifests.read_manifest(tmp_path)
     with pytest.raises(PreconditionFailed, match="never finished"):
-        backup.read_manifest(tmp_path / "other")
+        manifests.read_manifest(tmp_path / "other")
 
 
 def test_only_finished_backups_of_this_collection_are_found_newest_first(tmp_path: Path) -> None:
@@ -313,9 +314,9 @@ def test_only_finished_backups_of_this_collection_are_found_newest_first(tmp_pat
     make_backup(tmp_path / "other-name", namespace="db.other")
     (make_backup(tmp_path / "unfinished") / "manifest.json").unlink()
     (make_backup(tmp_path / "garbled") / "manifest.json").write_text("{")
-    found = backup.find_backups(tmp_path, "db.things", "cluster", UUID)
+    found = manifests.find_backups(tmp_path, "db.things", "cluster", UUID)
     assert [manifest.folder for manifest in found] == [new, old]
-    assert backup.find_backups(tmp_path / "nowhere", "db.things", "cluster", UUID) == []
+    assert manifests.find_backups(tmp_path / "nowhere", "db.things", "cluster", UUID) == []
 
 
 @pytest.mark.scenario
@@ -325,7 +326,7 @@ def test_dump_verify_restore(things: Collection[Any], tmp_path: Path) -> None:
     manifest = backup.dump(
         things, folder, facts=facts_of(things), needed=1000, on_progress=lambda done, size: seen.append((done, size))
     )
-    assert backup.read_manifest(folder) == manifest
+    assert manifests.read_manifest(folder) == manifest
     assert (manifest.engine, manifest.documents, manifest.verified) == ("native", 502, None)
     assert seen[-1] == (502, manifest.bytes)
     assert manifest.operation_time_start is not None
@@ -377,8 +378,8 @@ def test_an_empty_collection(client: MongoClient[Any], tmp_path: Path) -> None:
 def test_dump_refuses_before_starting(things: Collection[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = facts_of(things)
     with pytest.raises(PreconditionFailed, match="made anew"):
-        backup.dump(things, tmp_path / "b", facts=backup.BackupFacts(facts.namespace, "c", UUID, False), needed=0)
-    other = backup.BackupFacts("backup-db.none", "c", UUID, False)
+        backup.dump(things, tmp_path / "b", facts=manifests.BackupFacts(facts.namespace, "c", UUID, False), needed=0)
+    other = manifests.BackupFacts("backup-db.none", "c", UUID, False)
     with pytest.raises(PreconditionFailed, match="does not exist"):
         backup.dump(things.database["none"], tmp_path / "b", facts=other, needed=0)
     with pytest.raises(PreconditionFailed, match=r"facts are about db\.things"):

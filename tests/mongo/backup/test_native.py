@@ -11,6 +11,7 @@ from bson import Timestamp
 from pymongo.errors import OperationFailure
 
 from credscale.mongo.backup import dump as backup
+from credscale.mongo.backup import manifest as manifests
 from credscale.mongo.backup import native as backup_native
 from credscale.mongo.backup.native import read_native
 from credscale.mongo.documents.digest import digest_documents
@@ -38,7 +39,7 @@ def things(client: MongoClient[Any]) -> Iterator[Collection[Any]]:
     client.drop_database("native-db")
 
 
-def taken(things: Collection[Any], folder: Path, view: View) -> backup.Manifest:
+def taken(things: Collection[Any], folder: Path, view: View) -> manifests.Manifest:
     """Take a backup that is offered this view."""
 
     @contextmanager
@@ -55,7 +56,7 @@ def test_a_snapshot_is_of_its_moment(things: Collection[Any], tmp_path: Path) ->
     assert (manifest.operation_time_start, manifest.operation_time_end) == (AT, AT)
     assert manifest.point["at"] == [AT.time, AT.inc]
     assert manifest.point["statement"] == "every document is as of cluster time 2026-11-18T11:06:40Z (1795000000,7)"
-    assert backup.read_manifest(tmp_path / "b") == manifest
+    assert manifests.read_manifest(tmp_path / "b") == manifest
 
 
 def test_without_a_snapshot_the_reason_is_said(things: Collection[Any], tmp_path: Path) -> None:

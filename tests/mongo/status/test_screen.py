@@ -18,7 +18,7 @@ from pymongo.errors import NetworkTimeout, OperationFailure
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
 from credscale.mongo.chunks import plots
-from credscale.mongo.chunks.distribution import parse_migrations
+from credscale.mongo.cluster.operations import migrations
 from credscale.mongo.status import reads as status_reads
 from credscale.mongo.status.screen import cluster_status
 from tests.mongo.conftest import NAMESPACE, UUID
@@ -387,7 +387,7 @@ def test_running_moves_of_current_op_are_shown_once() -> None:
     text = (RECORDED / "06-balancing" / "currentOp.json").read_text(encoding="utf-8")
     operations = json_util.loads(json.dumps(json.loads(text)["reply"]))
     expected = {"ns": "credibility_prod.analyses", "fromShard": "shard1ReplSet", "toShard": "shard2ReplSet"}
-    assert parse_migrations(operations * 2) == [expected]
+    assert migrations(operations * 2) == [expected]
 
 
 def test_a_window_is_shown_in_the_config_primarys_time(cluster: Cluster, ctx: Context) -> None:

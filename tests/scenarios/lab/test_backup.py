@@ -17,6 +17,7 @@ import pytest
 
 from credscale.core.errors import PreconditionFailed
 from credscale.mongo.backup import dump as backup
+from credscale.mongo.backup import manifest as manifests
 from credscale.mongo.backup.leftovers import leftovers, new_folder
 from tests.mongo.backup.test_dump import facts_of
 from tests.scenarios.lab.conftest import DEADLINE, ROOT
@@ -163,5 +164,5 @@ def test_a_disk_that_fills_up_half_way(stage: Stage, disk: Disk) -> None:
     assert again.digest == kept.digest
 
 
-def _found(root: Path, kept: backup.Manifest) -> list[backup.Manifest]:
-    return backup.find_backups(root, kept.namespace, kept.cluster_id, kept.collection_uuid)
+def _found(root: Path, kept: manifests.Manifest) -> list[manifests.Manifest]:
+    return manifests.find_backups(root, kept.namespace, kept.cluster_id, kept.collection_uuid)
