@@ -23,11 +23,9 @@ from credscale.frontends import policy
 from credscale.frontends.masking import secrets_of
 from credscale.frontends.progress import RunView
 from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
-from credscale.frontends.tables import problem_rows, tables_of, without_good_rows
+from credscale.frontends.telling import changes_in, say_problem, tell, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from credscale.core.environment import Environment
     from credscale.core.runbook import Runbook
     from credscale.core.step import Result
@@ -78,9 +76,9 @@ def run(runbook: Runbook, flags: Flags) -> int:
         code, status, text = FAILED, "failed", str(error)
     except KeyboardInterrupt:
         code, status, text = FAILED, "interrupted", "interrupted by the operator"
-    changes, text = _changes_in(folder), secrets.mask(text)
+    changes, text = changes_in(folder), secrets.mask(text)
     if text:
-        _say_problem(console, runbook, flags, text, changes)
+        say_problem(console, runbook, flags, text, changes)
         if folder is not None and not changes:
             _drop(folder)
             folder = None
@@ -201,7 +199,7 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
         _write_plan(ctx.results, request)
         ctx.clients.close()
         ctx.journal.close()
-    _warn(console, ctx.results)
+    warn(console, ctx.results)
     if not ctx.changes:
         console.print("Plan: nothing to change; the run checks and proves only.")
         return 0
@@ -210,18 +208,6 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
         for change in result.changes:
             console.print(f"  {mark_of('planned')} {result.step}: {change}", markup=False, soft_wrap=True)
     return ctx.changes
-
-
-def _warn(console: Console, results: list[Result]) -> None:
-    """Show what somebody should read before confirming."""
-    rows = [row for result in results for row in problem_rows(result.output)]
-    for row in rows:
-        if row["severity"] == "warn":
-            remedy = f" ({row['remedy']})" if row.get("remedy") else ""
-            console.print(f"  ⚠ {row.get('check')}: {row.get('finding')}{remedy}", markup=False, soft_wrap=True)
-    rest = dict.fromkeys(str(row.get("check")) for row in rows if row["severity"] != "warn")
-    if rest:
-        console.print(f"  ⚠ not looked at, the report says why: {', '.join(rest)}", markup=False, soft_wrap=True)
 
 
 def _write_plan(results: list[Result], request: Request) -> None:
@@ -265,7 +251,7 @@ def _seal_and_tell(
         seal(request.folder, secrets_of(request.environment), key, results)
     events = list(read_journal(request.folder / JOURNAL))
     status = run_status(events)
-    _tell(console, request, flags, events, status)
+    tell(console, request, flags, events, status)
     if key.created:
         console.print(
             f"New signing key {key.path}\n  fingerprint {key.fingerprint} (give it to whoever verifies)", soft_wrap=True
@@ -273,90 +259,6 @@ def _seal_and_tell(
     if status == "ok":
         return DONE, status
     return (REFUSED, "refused") if events[-1].get("refused") else (FAILED, status)
-
-
-def _tell(console: Console, request: Request, flags: Flags, events: list[dict[str, Any]], status: str) -> None:
-    folder = request.folder
-    last: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
-    started = next((event for event in events if event["event"] == "run_started"), {})
-    changes = _changes_in(folder)
-    for table in _tables(request, flags, events, console.width):
-        console.print(table)
-    if status == "ok":
-        done = (
-            "planned, nothing was changed"
-            if flags.dry_run
-            else "done, it only reads"
-            if request.runbook.reads_only
-            else f"{len(changes)} changes"
-            if changes
-            else "nothing had to be changed"
-        )
-        console.print(f"[bold green]✓ {request.runbook.name}: {done}[/]")
-    else:
-        console.print(f"[bold red]✗ {request.runbook.name} {status}[/]: ", end="")
-        console.print(last.get("text", "no last line in the journal"), markup=False, soft_wrap=True)
-        console.print(_changed_so_far(changes), markup=False, soft_wrap=True)
-    if started.get("engine") == "simulated":
-        console.print("[yellow]Engine: simulated lab. This rehearsal did not touch MongoDB.[/]")
-    console.print(f"Evidence: {folder}/report.html", soft_wrap=True, markup=False)
-    if status == "ok":
-        console.print(f"Verify:   invoke report.verify {folder}", soft_wrap=True, markup=False)
-    else:
-        console.print(f"Next:     {_again(request.runbook, flags)}", soft_wrap=True, markup=False)
-
-
-def _tables(request: Request, flags: Flags, events: list[dict[str, Any]], width: int) -> Iterator[Any]:
-    """Yield the tables people look for: those of single steps and of what only reads, and of a step that failed."""
-    single = request.runbook.reads_only or not request.runbook.has_notebook
-    for event in events:
-        if event["event"] != "step_finished":
-            continue
-        if single and not flags.dry_run:
-            yield from tables_of(event["output"], width)
-        elif event["status"] == "failed":
-            yield from tables_of(without_good_rows(event["output"]), width)
-
-
-def _again(runbook: Runbook, flags: Flags) -> str:
-    import shlex
-
-    words = ["invoke", runbook.name, "--env", flags.env]
-    words += ["--ticket", flags.ticket] if flags.ticket else []
-    for name, value in flags.params.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
-    switches = {"--dry-run": flags.dry_run, "--yes": flags.yes, "--in-process": flags.in_process, "--json": flags.json}
-    return shlex.join(words + [flag for flag, given in switches.items() if given])
-
-
-def _say_problem(console: Console, runbook: Runbook, flags: Flags, text: str, changes: list[str]) -> None:
-    console.print(f"[bold red]✗ {runbook.name}[/]: ", end="")
-    console.print(text, markup=False, soft_wrap=True)
-    console.print(_changed_so_far(changes), markup=False, soft_wrap=True)
-    console.print(
-        f"Next: invoke --help {runbook.name}, or again: {_again(runbook, flags)}", markup=False, soft_wrap=True
-    )
-
-
-def _changed_so_far(changes: list[str]) -> str:
-    return (
-        "\n".join(["Changed so far:", *(f"  ✎ {change}" for change in changes)])
-        if changes
-        else "Changed so far: nothing"
-    )
-
-
-def _changes_in(folder: Path | None) -> list[str]:
-    """Return the changes that a run's journal announces; one that was cut off may have been made."""
-    if folder is None or not (folder / JOURNAL).exists():
-        return []
-    changes: dict[tuple[str, int], str] = {}
-    for event in read_journal(folder / JOURNAL):
-        if event["event"] == "change_started":
-            changes[event["step"], event["change"]] = f"{event['what']} (its end was not seen)"
-        elif event["event"] == "change_finished":
-            changes[event["step"], event["change"]] = event["what"] if event["status"] == "done" else ""
-    return [change for change in changes.values() if change]
 
 
 def _drop(folder: Path) -> None:
