@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pymongo
 import pytest
 from bson import CodecOptions, Int64, MinKey, ObjectId, json_util
 from bson.raw_bson import RawBSONDocument
@@ -562,6 +563,39 @@ def test_writers_lose_nothing_while_chunks_move(lab: Lab) -> None:
     assert found == written
     assert sum(held(lab, "busy").values()) == 2000 + len(written)
     collection.drop()
+
+
+def test_a_collection_is_sharded_or_dropped_while_others_write_to_it(lab: Lab) -> None:
+    done = threading.Event()
+    refused: list[str] = []
+
+    def write(name: str) -> None:
+        while not done.is_set():
+            try:
+                lab.mongos[DB][name].insert_many(documents(3, 50))
+            except BulkWriteError as error:
+                refused.append(str(error))
+
+    names = [f"written{number}" for number in range(3)]
+    writers = [threading.Thread(target=write, args=(name,), daemon=True) for name in names * 2]
+    for name in names:
+        lab.mongos[DB][name].create_index(list(KEY.items()))
+    for writer in writers:
+        writer.start()
+    for name in names:
+        # A lock taken in the wrong order showed as a command that never came back.
+        with pymongo.timeout(DEADLINE):
+            lab.mongos.admin.command({"shardCollection": f"{DB}.{name}", "key": KEY})
+    with pymongo.timeout(DEADLINE):
+        lab.mongos[DB][names[0]].drop()
+    done.set()
+    for writer in writers:
+        writer.join(DEADLINE)
+    assert not [writer for writer in writers if writer.is_alive()]
+    assert refused == []
+    assert all(sum(chunks(lab, name).values()) > 0 for name in names[1:])
+    for name in names:
+        lab.mongos[DB][name].drop()
 
 
 @pytest.mark.parametrize("committed", [False, True])

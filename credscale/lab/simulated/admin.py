@@ -189,7 +189,7 @@ def drop(cluster: Cluster, request: Document, _peer: Peer) -> Document:
 def _drop_sharded(cluster: Cluster, ns: str) -> None:
     """Drop a sharded collection and its metadata."""
     db, _, collection = ns.partition(".")
-    with cluster.ddl, cluster.changing(ns) as table:
+    with cluster.changing(ns) as table, cluster.ddl:
         if table is None:
             return
         cluster.catalog.log(cluster.config, "dropCollection.start", ns, {})

@@ -48,6 +48,7 @@ class Cluster:
         self.config = config
         self.faults = faults
         self.cursors = Cursors()
+        # Taken after a collection's lock, never before: a write that holds its collection's may create the database.
         self.ddl = threading.RLock()
         self.started = time.monotonic()
         self.stopping = threading.Event()

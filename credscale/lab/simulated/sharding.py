@@ -29,16 +29,15 @@ def shard_collection(cluster: Cluster, request: Document, _peer: Peer) -> Docume
     """Shard a collection, or confirm that it is sharded just so."""
     ns, key = request["shardCollection"], request["key"]
     db = ns.partition(".")[0]
-    with cluster.ddl:
+    with cluster.changing(ns) as table, cluster.ddl:
         database = cluster.catalog.database(db)
         if not database or not database["partitioned"]:
             raise CommandFailed(20, f"sharding not enabled for db {db}")
         _refuse_key(key, request)
-        with cluster.changing(ns) as table:
-            if table is not None:
-                _refuse_other_key(cluster, table, key)
-            else:
-                _shard(cluster, request, cluster.shard(database["primary"]))
+        if table is not None:
+            _refuse_other_key(cluster, table, key)
+        else:
+            _shard(cluster, request, cluster.shard(database["primary"]))
     return {"collectionsharded": ns, "ok": 1.0}
 
 
