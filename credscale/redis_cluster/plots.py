@@ -6,7 +6,7 @@ import base64
 import io
 from typing import Any
 
-from credscale.redis_cluster.slots import SLOTS, parse_ranges
+from credscale.redis_cluster.cluster.slots import SLOTS, parse_ranges
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import VerificationFailed
 from credscale.core.step import Finding, probe
-from credscale.redis_cluster import facts, plots
-from credscale.redis_cluster.health import judge
-from credscale.redis_cluster.loss import losses
-from credscale.redis_cluster.nodes import moving, primaries
-from credscale.redis_cluster.reasons import failed, sentence
-from credscale.redis_cluster.slots import count, ranges_text
-from credscale.redis_cluster.views import look
+from credscale.redis_cluster import plots
+from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.health import judge
+from credscale.redis_cluster.cluster.loss import losses
+from credscale.redis_cluster.cluster.nodes import moving, primaries
+from credscale.redis_cluster.cluster.reasons import failed, sentence
+from credscale.redis_cluster.cluster.slots import count, ranges_text
+from credscale.redis_cluster.cluster.views import look
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
-    from credscale.redis_cluster.nodes import Node
-    from credscale.redis_cluster.views import Look, NodeView
+    from credscale.redis_cluster.cluster.nodes import Node
+    from credscale.redis_cluster.cluster.views import Look, NodeView
 
 Row = dict[str, Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.redis_cluster.memory_report import redis_memory
+from credscale.redis_cluster.memory.report import redis_memory
 from credscale.redis_cluster.status import redis_status
 
 if TYPE_CHECKING:

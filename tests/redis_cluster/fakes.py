@@ -11,9 +11,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from credscale.redis_cluster.nodes import Node, nodes_text
-from credscale.redis_cluster.slots import split_evenly
-from credscale.redis_cluster.views import COMMANDS, Look, NodeView, parse_replies
+from credscale.redis_cluster.cluster.nodes import Node, nodes_text
+from credscale.redis_cluster.cluster.slots import split_evenly
+from credscale.redis_cluster.cluster.views import COMMANDS, Look, NodeView, parse_replies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -16,7 +16,7 @@ from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
 from credscale.core.step import Status
 from credscale.redis_cluster import plots
-from credscale.redis_cluster.memory_report import redis_memory
+from credscale.redis_cluster.memory.report import redis_memory
 from credscale.redis_cluster.status import redis_status
 from credscale.redis_cluster.steps import STEPS
 from tests.redis_cluster.fakes import FakeNodes, topology

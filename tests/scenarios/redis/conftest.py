@@ -23,16 +23,16 @@ from credscale.core.environment import load
 from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
 from credscale.lab.processes import free_ports
-from credscale.redis_cluster.health import gate
-from credscale.redis_cluster.slots import numbers, split_evenly
-from credscale.redis_cluster.views import look_at
+from credscale.redis_cluster.cluster.health import gate
+from credscale.redis_cluster.cluster.slots import numbers, split_evenly
+from credscale.redis_cluster.cluster.views import look_at
 from credscale.testing import require, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from credscale.redis_cluster.views import Look
+    from credscale.redis_cluster.cluster.views import Look
 
 SERVER = "CREDSCALE_REDIS_SERVER"  # the path of another server than the one of the PATH, such as valkey-server
 PRIMARIES, REPLICAS = 3, 1

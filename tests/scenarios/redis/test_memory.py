@@ -10,7 +10,7 @@ from redis.cluster import RedisCluster
 
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
-from credscale.redis_cluster.memory_report import redis_memory
+from credscale.redis_cluster.memory.report import redis_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ import pytest
 
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
-from credscale.redis_cluster.health import gate
+from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.status import redis_status
 from credscale.testing import wait_for
 from tests.scenarios.redis.conftest import RedisNodes
@@ -58,7 +58,7 @@ def test_one_node_is_enough_to_find_the_others(shared_redis: RedisNodes) -> None
 
 def test_name_with_two_addresses_is_pinned(shared_redis: RedisNodes, monkeypatch: pytest.MonkeyPatch) -> None:
     host, _, port = shared_redis.addresses[0].rpartition(":")
-    monkeypatch.setattr("credscale.redis_cluster.views.resolve", lambda _: ("127.0.0.9", host))
+    monkeypatch.setattr("credscale.redis_cluster.cluster.views.resolve", lambda _: ("127.0.0.9", host))
     result = redis_status(shared_redis.context(nodes=[f"redis.example:{port}"]))
     said = [row["what"] for row in result.output["problems"] if row["rule"] == "name"]
     assert said[0] == f"its name stands for {host}, 127.0.0.9; {host} was asked"

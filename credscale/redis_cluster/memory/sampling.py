@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.redis_cluster.slots import key_slot
+from credscale.redis_cluster.cluster.slots import key_slot
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

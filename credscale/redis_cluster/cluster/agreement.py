@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from credscale.redis_cluster.nodes import by_id
-from credscale.redis_cluster.slots import ranges_text
+from credscale.redis_cluster.cluster.nodes import by_id
+from credscale.redis_cluster.cluster.slots import ranges_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from credscale.redis_cluster.nodes import Node
-    from credscale.redis_cluster.views import Look
+    from credscale.redis_cluster.cluster.nodes import Node
+    from credscale.redis_cluster.cluster.views import Look
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from redis import exceptions
 
-from credscale.redis_cluster import views
-from credscale.redis_cluster.agreement import differences
-from credscale.redis_cluster.health import judge
-from credscale.redis_cluster.reasons import failed
-from credscale.redis_cluster.views import COMMANDS, NodeView, look_at, parse_replies
+from credscale.redis_cluster.cluster import views
+from credscale.redis_cluster.cluster.agreement import differences
+from credscale.redis_cluster.cluster.health import judge
+from credscale.redis_cluster.cluster.reasons import failed
+from credscale.redis_cluster.cluster.views import COMMANDS, NodeView, look_at, parse_replies
 from tests.redis_cluster.fakes import FakeNodes, look_of, recorded, recordings, replies_of, topology
 
 EXPECTED = {

@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credscale.redis_cluster.nodes import Node, OpenSlot, moving, nodes_text, parse_nodes, primaries, replicas_of
-from credscale.redis_cluster.slots import ranges_of
+from credscale.redis_cluster.cluster.nodes import (
+    Node,
+    OpenSlot,
+    moving,
+    nodes_text,
+    parse_nodes,
+    primaries,
+    replicas_of,
+)
+from credscale.redis_cluster.cluster.slots import ranges_of
 from tests.redis_cluster.fakes import recorded, recordings, topology
 
 ID, OTHER = "a" * 40, "b" * 40

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from credscale.redis_cluster.memory import MEGABYTE
-from credscale.redis_cluster.reasons import Reason, ordered
+from credscale.redis_cluster.cluster.reasons import Reason, ordered
+from credscale.redis_cluster.memory.readings import MEGABYTE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from credscale.redis_cluster.memory import NodeMemory
-    from credscale.redis_cluster.reasons import Severity
-    from credscale.redis_cluster.sampling import KeyFact
+    from credscale.redis_cluster.cluster.reasons import Severity
+    from credscale.redis_cluster.memory.readings import NodeMemory
+    from credscale.redis_cluster.memory.sampling import KeyFact
 
     Nodes = Sequence[NodeMemory]
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from credscale.redis_cluster import facts
-from credscale.redis_cluster.health import gate, judge
-from credscale.redis_cluster.loss import lose_host, losses
-from credscale.redis_cluster.nodes import Node, OpenSlot, nodes_text, parse_nodes
-from credscale.redis_cluster.reasons import Reason, failed, listed, ordered, sentence
-from credscale.redis_cluster.views import Look, NodeView, parse_replies
+from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.health import gate, judge
+from credscale.redis_cluster.cluster.loss import lose_host, losses
+from credscale.redis_cluster.cluster.nodes import Node, OpenSlot, nodes_text, parse_nodes
+from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered, sentence
+from credscale.redis_cluster.cluster.views import Look, NodeView, parse_replies
 from tests.redis_cluster.fakes import look_of, node_id, replies_of, topology
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credscale.redis_cluster import slots
-from credscale.redis_cluster.slots import ALL, SLOTS, Ranges
+from credscale.redis_cluster.cluster import slots
+from credscale.redis_cluster.cluster.slots import ALL, SLOTS, Ranges
 
 PAIRS = st.lists(
     st.tuples(st.integers(0, SLOTS - 1), st.integers(0, SLOTS - 1)).map(lambda pair: (min(pair), max(pair))), max_size=6

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from credscale.redis_cluster import facts
-from credscale.redis_cluster.agreement import differences
-from credscale.redis_cluster.loss import hosts, lose_host
-from credscale.redis_cluster.nodes import moving, primaries, replicas_of
-from credscale.redis_cluster.reasons import Reason, failed, listed, ordered
-from credscale.redis_cluster.slots import ALL, SLOTS, count, ranges_text, subtract, union
+from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.agreement import differences
+from credscale.redis_cluster.cluster.loss import hosts, lose_host
+from credscale.redis_cluster.cluster.nodes import moving, primaries, replicas_of
+from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered
+from credscale.redis_cluster.cluster.slots import ALL, SLOTS, count, ranges_text, subtract, union
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from credscale.redis_cluster.views import Look, NodeView
+    from credscale.redis_cluster.cluster.views import Look, NodeView
 
 LEAST_PRIMARIES = 3
 QUIET_SECONDS = 10

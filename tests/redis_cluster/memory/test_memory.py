@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from credscale.redis_cluster.memory import node_memory, totals
-from credscale.redis_cluster.memory_rules import human, judge_memory
-from credscale.redis_cluster.sampling import KeyFact
+from credscale.redis_cluster.memory.readings import node_memory, totals
+from credscale.redis_cluster.memory.rules import human, judge_memory
+from credscale.redis_cluster.memory.sampling import KeyFact
 from tests.redis_cluster.fakes import look_of, recorded, topology
 
 MB = 1 << 20

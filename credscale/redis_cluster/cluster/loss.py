@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.redis_cluster.nodes import primaries, replicas_of
-from credscale.redis_cluster.slots import Ranges, count, union
+from credscale.redis_cluster.cluster.nodes import primaries, replicas_of
+from credscale.redis_cluster.cluster.slots import Ranges, count, union
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from credscale.redis_cluster.nodes import Node
+    from credscale.redis_cluster.cluster.nodes import Node
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.redis_cluster import facts
-from credscale.redis_cluster.nodes import by_id
-from credscale.redis_cluster.slots import count
+from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.nodes import by_id
+from credscale.redis_cluster.cluster.slots import count
 
 if TYPE_CHECKING:
-    from credscale.redis_cluster.views import Look, NodeView
+    from credscale.redis_cluster.cluster.views import Look, NodeView
 
 MEGABYTE = 1 << 20
 

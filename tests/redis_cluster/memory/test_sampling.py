@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credscale.redis_cluster.sampling import KeyFact, big_rows, kind_of, pattern_rows, patterns, ttl_class, ttl_rows
-from credscale.redis_cluster.trend import Point, earlier, hours_to_full
+from credscale.redis_cluster.memory.sampling import (
+    KeyFact,
+    big_rows,
+    kind_of,
+    pattern_rows,
+    patterns,
+    ttl_class,
+    ttl_rows,
+)
+from credscale.redis_cluster.memory.trend import Point, earlier, hours_to_full
 
 if TYPE_CHECKING:
     from pathlib import Path

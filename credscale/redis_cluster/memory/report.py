@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import EnvironmentInvalid, VerificationFailed
 from credscale.core.step import Finding, probe
 from credscale.redis_cluster import plots
-from credscale.redis_cluster.memory import node_memory, totals
-from credscale.redis_cluster.memory_rules import human, judge_memory
-from credscale.redis_cluster.reasons import Reason, failed, ordered, sentence
-from credscale.redis_cluster.sampling import big_rows, pattern_rows, sample_keys, ttl_rows
-from credscale.redis_cluster.trend import Point, earlier, hours_to_full
-from credscale.redis_cluster.views import look
+from credscale.redis_cluster.cluster.reasons import Reason, failed, ordered, sentence
+from credscale.redis_cluster.cluster.views import look
+from credscale.redis_cluster.memory.readings import node_memory, totals
+from credscale.redis_cluster.memory.rules import human, judge_memory
+from credscale.redis_cluster.memory.sampling import big_rows, pattern_rows, sample_keys, ttl_rows
+from credscale.redis_cluster.memory.trend import Point, earlier, hours_to_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from credscale.core.context import Context
-    from credscale.redis_cluster.memory import NodeMemory
-    from credscale.redis_cluster.sampling import Sample
-    from credscale.redis_cluster.views import Look, NodeView
+    from credscale.redis_cluster.cluster.views import Look, NodeView
+    from credscale.redis_cluster.memory.readings import NodeMemory
+    from credscale.redis_cluster.memory.sampling import Sample
 
 STEP = "redis_memory"
 SAMPLE_SECONDS, BIG_SECONDS = 2.0, 10.0

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.redis_cluster import facts
-from credscale.redis_cluster.agreement import signature
-from credscale.redis_cluster.nodes import Node, by_id, parse_nodes
+from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.agreement import signature
+from credscale.redis_cluster.cluster.nodes import Node, by_id, parse_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

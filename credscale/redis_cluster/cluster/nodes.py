@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from credscale.redis_cluster.slots import Ranges, ranges_of, ranges_text
+from credscale.redis_cluster.cluster.slots import Ranges, ranges_of, ranges_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
