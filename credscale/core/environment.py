@@ -16,12 +16,14 @@ from pydantic import BaseModel, Field, ValidationError
 from credscale.core.addresses import is_loopback
 from credscale.core.errors import EnvironmentInvalid, UnknownTarget
 from credscale.core.sections import (
+    Deploy,
     Host,
     Lab,
     MaintenanceWindow,
     Mongo,
     Policy,
     Redis,
+    RedisDeploy,
     Section,
 )
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["ENVIRONMENTS", "Environment", "Host", "MaintenanceWindow", "Policy", "find", "load", "names"]
 
 ENVIRONMENTS = Path("runbooks/environments")
+_NOWHERE = (
+    "is on no machine of the section hosts: add a host with this name or address, or use 127.0.0.1 for this machine"
+)
 
 
 class Environment(Section):
@@ -139,9 +144,13 @@ def _mismatches(environment: Environment) -> Iterator[tuple[Location, str]]:
     for name, host in environment.hosts.items():
         if host.jump is not None and (host.jump == name or host.jump not in environment.hosts):
             yield ("hosts", name, "jump"), f"{host.jump!r} is not another host of the section hosts"
-    mongo = environment.mongo
-    if mongo is None or mongo.deploy is None:
-        return
+    if environment.mongo is not None and environment.mongo.deploy is not None:
+        yield from _mongo_mismatches(environment, environment.mongo, environment.mongo.deploy)
+    if environment.redis is not None and environment.redis.deploy is not None:
+        yield from _redis_mismatches(environment, environment.redis, environment.redis.deploy)
+
+
+def _mongo_mismatches(environment: Environment, mongo: Mongo, deploy: Deploy) -> Iterator[tuple[Location, str]]:
     for key, present in (
         ("config_servers", mongo.config_servers),
         ("shards", mongo.shards),
@@ -155,14 +164,8 @@ def _mismatches(environment: Environment) -> Iterator[tuple[Location, str]]:
             yield place, f"{address} stands here twice"
         seen.add(address)
         if environment.machine_of(address) is None:
-            yield (
-                place,
-                (
-                    f"{address} is on no machine of the section hosts: add a host with this name or address, "
-                    "or use 127.0.0.1 for this machine"
-                ),
-            )
-        if mongo.deploy.security == "none" and not is_loopback(address.rpartition(":")[0].strip("[]")):
+            yield place, f"{address} {_NOWHERE}"
+        if deploy.security == "none" and not is_loopback(address.rpartition(":")[0].strip("[]")):
             yield (
                 place,
                 (
@@ -170,8 +173,34 @@ def _mismatches(environment: Environment) -> Iterator[tuple[Location, str]]:
                     "127.0.0.1 or localhost. Give mongo.deploy.security a key_file"
                 ),
             )
-    if mongo.deploy.security == "none" and mongo.deploy.bind_ip:
+    if deploy.security == "none" and deploy.bind_ip:
         yield ("mongo", "deploy", "bind_ip"), "is not allowed with security: none, which binds to the loopback only"
+
+
+def _redis_mismatches(environment: Environment, redis: Redis, deploy: RedisDeploy) -> Iterator[tuple[Location, str]]:
+    shards, rest = divmod(len(redis.nodes), deploy.replicas + 1)
+    if rest or shards < 3:
+        yield (
+            ("redis", "nodes"),
+            (
+                f"{len(redis.nodes)} nodes with deploy.replicas: {deploy.replicas} make no cluster: it takes at least "
+                f"{3 * (deploy.replicas + 1)}, in a multiple of {deploy.replicas + 1}"
+            ),
+        )
+    for number, address in enumerate(redis.nodes):
+        place: Location = ("redis", "nodes", number)
+        if redis.nodes.index(address) != number:
+            yield place, f"{address} stands here twice"
+        if environment.machine_of(address) is None:
+            yield place, f"{address} {_NOWHERE}"
+        open_to_all = redis.password is None and not (deploy.tls and deploy.tls.clients_need_certificate)
+        if open_to_all and not is_loopback(address.rpartition(":")[0].strip("[]")):
+            yield place, f"{address} would be open to everybody: give redis.password a secret reference"
+    for address in deploy.announce:
+        if address not in redis.nodes:
+            yield ("redis", "deploy", "announce", address), f"{address} is not one of redis.nodes"
+    if (deploy.tls is None) != (redis.tls is None):
+        yield ("redis", "deploy"), "redis.tls and redis.deploy.tls belong together: give both or neither"
 
 
 def _members(mongo: Mongo) -> Iterator[tuple[Location, str]]:

@@ -32,6 +32,7 @@ class Runbook:
         reads_only: whether it changes nothing; then it needs no plan, lock, ticket or confirmation, and runs at once.
         builds_target: whether its target may not exist yet, so that no lease can be kept in it; operators on several
             machines are then held apart only by every step looking first.
+        target: ``mongo`` or ``redis``: where its lease is kept and whose version its journal names.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Runbook:
         inherited: set[str] | None = None,
         reads_only: bool = False,
         builds_target: bool = False,
+        target: str = "mongo",
     ) -> None:
         update_wrapper(self, function)
         self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
-        self.reads_only, self.builds_target = reads_only, builds_target
+        self.reads_only, self.builds_target, self.target = reads_only, builds_target, target
         self.inherited = inherited if inherited is not None else set()
         self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__
@@ -125,7 +127,11 @@ class Runbook:
 
 
 def runbook(
-    *, afterwards: tuple[Step[[]], ...] = (), reads_only: bool = False, builds_target: bool = False
+    *,
+    afterwards: tuple[Step[[]], ...] = (),
+    reads_only: bool = False,
+    builds_target: bool = False,
+    target: str = "mongo",
 ) -> Callable[[RunbookFunction], Runbook]:
     """Make a function a runbook.
 
@@ -133,8 +139,11 @@ def runbook(
         afterwards: see ``Runbook``.
         reads_only: see ``Runbook``.
         builds_target: see ``Runbook``.
+        target: see ``Runbook``.
     """
-    return lambda function: Runbook(function, afterwards, reads_only=reads_only, builds_target=builds_target)
+    return lambda function: Runbook(
+        function, afterwards, reads_only=reads_only, builds_target=builds_target, target=target
+    )
 
 
 def _coerce(runbook_name: str, name: str, value: Any, annotation: str) -> Any:

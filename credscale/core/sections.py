@@ -86,11 +86,12 @@ class MaintenanceWindow(Section):
 
 
 class Policy(Section):
-    """What must hold before a run may change anything."""
+    """What must hold before a run may change anything; drills break something on purpose, and a lab allows them."""
 
     confirm: Literal["none", "yes", "type-name"] = "yes"
     require_ticket: bool = False
     maintenance_window: MaintenanceWindow | None = None
+    allow_drills: bool = False
 
     @field_validator("confirm", mode="before")
     @classmethod
@@ -204,13 +205,78 @@ class RedisTls(Section):
         return self
 
 
+class RedisNodeTls(Section):
+    """The nodes' own certificates, as paths on each of their machines."""
+
+    certificate: AbsolutePath
+    key: AbsolutePath
+    ca: AbsolutePath
+    clients_need_certificate: bool = False
+
+
+class RedisUser(Section):
+    """An application's user, with the rules that ACL SETUSER takes, such as ``~app:* +@all -@dangerous``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    password: Reference
+    rules: str = Field("~* &* +@all -@admin -@dangerous", pattern=r"^[^\n\r#<>]*$")
+
+
+class Compose(Section):
+    """How the nodes run in containers; their configuration is mounted, so that no password is in the Compose file.
+
+    With ``host`` they use their machine's network; with ``bridge`` their own, where ``redis.deploy.announce`` has to
+    say under which addresses both the nodes and the clients outside reach each of them (§1.6).
+    """
+
+    image: str = Field("redis:7-alpine", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._/:@-]*$")
+    project: str = Field("credscale-redis", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    network: Literal["host", "bridge"] = "host"
+
+
+class RedisDeploy(Section):
+    """How ``redis-deploy`` sets the nodes up; everything of one node lies in ``directory``/its port.
+
+    ``holds`` says what applications keep there, by which evictions are judged; ``announce`` gives the address that a
+    node of ``redis.nodes`` tells peers and clients where it is not the one in the inventory; ``timeout_ms`` is
+    cluster-node-timeout.
+    """
+
+    replicas: int = Field(1, ge=0, le=5)
+    start: Literal["systemd", "process", "compose"] = "systemd"
+    directory: AbsolutePath = "/var/lib/redis"
+    binaries: AbsolutePath | Literal[""] = ""
+    user: str = Field("", pattern=r"^[a-z_][a-z0-9_-]*$|^$")
+    bind: str = Field("", pattern=r"^[A-Za-z0-9.:* _-]*$")
+    maxmemory: Literal["unlimited"] | Annotated[str, Field(pattern=r"^[1-9][0-9]*(mb|gb)$")]
+    policy: Literal[
+        "noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random",
+        "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl",
+    ] = "noeviction"  # fmt: skip
+    holds: list[Literal["cache", "sessions", "queues"]] = Field(default=["cache", "sessions"])
+    timeout_ms: int = Field(5000, ge=200, le=600_000)
+    appendonly: bool = True
+    full_coverage: bool = True
+    users: list[RedisUser] = Field(default_factory=list)
+    tls: RedisNodeTls | None = None
+    announce: dict[Address, Address] = Field(default_factory=dict)
+    compose: Compose = Field(default_factory=Compose)
+
+    @model_validator(mode="after")
+    def _complete(self) -> RedisDeploy:
+        if self.start != "systemd" and self.user:
+            raise ValueError("user needs start: systemd; plain processes run as the user who logs in")
+        return self
+
+
 class Redis(Section):
     """A Redis Cluster; without ``user`` the password is that of the user default."""
 
     nodes: list[Address] = Field(min_length=1)
-    user: str | None = Field(None, pattern=r"^\S+$")
+    user: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
     password: Reference | None = None
     tls: RedisTls | None = None
+    deploy: RedisDeploy | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Redis:
