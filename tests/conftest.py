@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from credscale.testing import isolated, lab, lab_client, no_network
+
+# A busy machine is slow; what hangs is ended by pytest's own limit.
+settings.register_profile("credscale", deadline=None)
+settings.load_profile("credscale")
 
 __all__ = ["isolated", "lab", "lab_client", "no_network"]
 

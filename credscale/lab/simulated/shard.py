@@ -118,9 +118,7 @@ class Shard:
             self._sharding = dict(request[SHARDING_COMMAND])
             return {"ok": 1.0}
         if name == IDENTITY_COMMAND:
-            db, _, collection = request[IDENTITY_COMMAND].partition(".")
-            self._storage.set_collection_options(db, collection, uuid=UUID(bytes=bytes(request["uuid"])))
-            return {"ok": 1.0}
+            return self._create_with_uuid(request, context)
         running = Running(migrating=request.get("comment") == MIGRATION_COMMENT)
         token = _running.set(running)
         try:
@@ -131,6 +129,16 @@ class Shard:
             self._changes.record(running.touched)
         if name in self._amendments and reply.get("ok"):
             self._amendments[name](request, reply)
+        return reply
+
+    def _create_with_uuid(self, request: Document, context: Any) -> Document:
+        """Create a collection under the UUID that it has elsewhere; SecantusDB's own command gives it a new one."""
+        own = {IDENTITY_COMMAND, "uuid"}
+        options = {key: value for key, value in request.items() if key not in own}
+        reply = self._dispatch({"create": request[IDENTITY_COMMAND], **options}, context)
+        if reply.get("ok"):
+            identity = UUID(bytes=bytes(request["uuid"]))
+            self._storage.set_collection_options(request["$db"], request[IDENTITY_COMMAND], uuid=identity)
         return reply
 
     def observe(self, append: Callable[..., int]) -> Callable[..., int]:

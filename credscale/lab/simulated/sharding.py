@@ -151,8 +151,8 @@ def copy_indexes(source: Backend, target: Backend, ns: str) -> None:
         return
     if collection_info(target, ns) is None:
         info = collection_info(source, ns) or {}
-        target.demand(db, {"create": collection, **info.get("options", {})})
-        target.demand("admin", {IDENTITY_COMMAND: ns, "uuid": info["info"]["uuid"]})
+        # One command, so that a router killed in between leaves no collection under a UUID of its own.
+        target.demand(db, {IDENTITY_COMMAND: collection, "uuid": info["info"]["uuid"], **info.get("options", {})})
     specs = source.demand(db, {"listIndexes": collection})["cursor"]["firstBatch"]
     missing = [
         {name: value for name, value in spec.items() if name != "ns"} for spec in specs if spec["name"] != "_id_"

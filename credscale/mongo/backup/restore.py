@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any
 
-from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 
@@ -15,6 +14,7 @@ from credscale.mongo.backup.dump import read_documents
 from credscale.mongo.backup.manifest import read_manifest
 from credscale.mongo.cluster.commands import is_passing, retrying
 from credscale.mongo.documents.digest import Digest, Digester, Progress
+from credscale.mongo.documents.raw import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,10 +59,9 @@ def restore(
     documents = read_documents(folder)
     if sample is not None:
         documents = draw(documents, manifest.documents, sample, random.SystemRandom())
-    codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
     # The comparison reads at majority, and before 5.0 the implicit write concern is w: 1: it could miss the last batch.
     concern = WriteConcern("majority", wtimeout=MAJORITY_MILLISECONDS)
-    raw_scratch = scratch.with_options(codec_options=codec, write_concern=concern)
+    raw_scratch = scratch.with_options(codec_options=RAW, write_concern=concern)
     digester = Digester()
     for batch in _batches(documents):
         _insert(raw_scratch, batch)

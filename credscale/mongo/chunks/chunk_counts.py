@@ -9,7 +9,9 @@ the config server writes (reference §3.3, S44):
   window (10 s on 4.4: in the recorded moves it is gone), so it is used when present and never needed;
 * splits, merges and a cleared jumbo flag write versions too, or change how many chunks there are.
 
-Whatever else is seen means: count anew. A test proves against full counts that no third case exists.
+Whatever else is seen means: count anew. A test proves against full counts that no third case exists but one: a chunk
+that is split, merged again *and* cleared of its jumbo flag by hand between two looks has the marks of one that came to
+its shard. The display is then off by one chunk until the next full count, and what ends the watch is a full count.
 """
 
 from __future__ import annotations

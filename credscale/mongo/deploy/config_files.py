@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from credscale.core.addresses import is_loopback
 from credscale.core.errors import EnvironmentInvalid
+from credscale.core.machines.files import File
 from credscale.mongo.deploy.layout import CONFIG, ROUTER, UNITS
 
 if TYPE_CHECKING:
@@ -18,26 +17,8 @@ if TYPE_CHECKING:
     from credscale.mongo.deploy.layout import Layout, Process
 
 HEADER = "# Written by credscale mongo-deploy: edit the environment file and run it again.\n"
-NEW_FILE = "new file"
 KEY_MODE, CONFIG_MODE, FOLDER_MODE = 0o400, 0o644, 0o700
 _KEY = re.compile(r"[A-Za-z0-9+/=\s]+")
-
-
-@dataclass(frozen=True)
-class File:
-    """A file as it shall be.
-
-    Args:
-        path: absolute.
-        data: its contents.
-        mode: its permission bits.
-        secret: whether nobody may see what changes in it.
-    """
-
-    path: str
-    data: bytes
-    mode: int
-    secret: bool = False
 
 
 def check_key(text: str) -> bytes:
@@ -64,9 +45,10 @@ def files_of(process: Process, layout: Layout, key: str | None, program: str) ->
         key: the contents of the key file; None without one.
         program: the absolute path of its program on its machine, for the systemd unit.
     """
-    files = [File(process.config, yaml_text(settings_of(process, layout)), CONFIG_MODE)]
+    owner = layout.deploy.user
+    files = [File(process.config, yaml_text(settings_of(process, layout)), CONFIG_MODE, owner=owner)]
     if key is not None:
-        files.insert(0, File(process.key, check_key(key), KEY_MODE, secret=True))
+        files.insert(0, File(process.key, check_key(key), KEY_MODE, secret=True, owner=owner))
     if layout.deploy.start == "systemd":
         files.append(File(f"{UNITS}/{process.unit}", unit_text(process, layout.deploy, program), CONFIG_MODE))
     return tuple(files)
@@ -152,23 +134,3 @@ def unit_text(process: Process, deploy: Deploy, program: str) -> bytes:
         "\n[Install]\n"
         "WantedBy=multi-user.target\n"
     ).encode()
-
-
-def change_of(file: File, present: bytes | None, mode: int | None) -> list[str]:
-    """Return what changes in a file, line by line, empty when nothing does; of a secret file not one line is shown.
-
-    Args:
-        file: as it shall be.
-        present: what it holds now; None when it is not there.
-        mode: its permission bits now.
-    """
-    if present is None:
-        return [NEW_FILE, *([] if file.secret else [f"+{line}" for line in file.data.decode().splitlines()])]
-    changes = [] if mode == file.mode else [f"mode {mode or 0:o} -> {file.mode:o}"]
-    if present == file.data:
-        return changes
-    if file.secret:
-        return [*changes, "contents differ"]
-    before, after = present.decode("utf-8", "replace").splitlines(), file.data.decode().splitlines()
-    lines = list(difflib.unified_diff(before, after, lineterm="", n=0))[2:]
-    return changes + [line for line in lines if not line.startswith("@@")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from credscale.mongo.deploy.config_files import NEW_FILE
+from credscale.core.machines.files import NEW_FILE
 
 if TYPE_CHECKING:
     from credscale.mongo.deploy.layout import Layout, Process, ReplicaSet

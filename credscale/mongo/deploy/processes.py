@@ -6,8 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from credscale.core.errors import ConnectFailed
+from credscale.core.machines.files import write_changed
 from credscale.mongo.deploy import replies
-from credscale.mongo.deploy.config_files import FOLDER_MODE, change_of
+from credscale.mongo.deploy.config_files import FOLDER_MODE
 from credscale.mongo.deploy.layout import ROUTER
 from credscale.mongo.deploy.replies import greet
 from credscale.mongo.deploy.survey import loopback, program_of, wanted_files
@@ -26,10 +27,7 @@ def write_files(ctx: Context, process: Process, wanted: Layout) -> None:
     machine.make_folder(process.folder, mode=FOLDER_MODE, owner=owner)
     if process.role != ROUTER:
         machine.make_folder(process.data, mode=FOLDER_MODE, owner=owner)
-    for file in wanted_files(ctx, process, wanted, program_of(ctx, process, wanted)):
-        if change_of(file, *(machine.read_with_mode(file.path) or (None, None))):
-            unit = file.path.endswith(process.unit)
-            machine.write(file.path, file.data, mode=file.mode, owner="" if unit else owner)
+    write_changed(machine, wanted_files(ctx, process, wanted, program_of(ctx, process, wanted)))
 
 
 def start_process(ctx: Context, process: Process, wanted: Layout, *, timeout: float) -> None:

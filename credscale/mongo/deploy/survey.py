@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
-from credscale.mongo.deploy.config_files import change_of, files_of
+from credscale.core.machines.files import changes_on
+from credscale.mongo.deploy.config_files import files_of
 from credscale.mongo.deploy.joining import is_joining
 from credscale.mongo.deploy.layout import ROUTER, layout
 from credscale.mongo.deploy.plan import Facts, ProcessFacts, SetFacts
@@ -16,8 +17,8 @@ from credscale.mongo.deploy.shards import list_shards, shard_is_there
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
+    from credscale.core.machines.files import File
     from credscale.mongo.cluster.commands import Client
-    from credscale.mongo.deploy.config_files import File
     from credscale.mongo.deploy.layout import Layout, Process, ReplicaSet
 
 # The wire protocol's version tells the release to everybody, also before the first user exists.
@@ -90,7 +91,7 @@ def _process(
             path = program_of(ctx, process, wanted)
             programs[place] = path, release_in(machine.must_run([path, "--version"]).text)
         program, release = programs[place]
-        changes = _changes(ctx, process, wanted_files(ctx, process, wanted, program))
+        changes = changes_on(machine, wanted_files(ctx, process, wanted, program))
     if not running:
         return ProcessFacts(changes, ours=ours, release=release)
     greeting = greet(loopback(ctx, process.address, log_in=False))
@@ -110,16 +111,6 @@ def _process(
         is_config="configsvr" in told,
         release=RELEASES.get(int(told.get("maxWireVersion", 0)), ""),
     )
-
-
-def _changes(ctx: Context, process: Process, files: tuple[File, ...]) -> dict[str, list[str]]:
-    machine = ctx.clients.machine(process.machine)
-    changes = {}
-    for file in files:
-        lines = change_of(file, *(machine.read_with_mode(file.path) or (None, None)))
-        if lines:
-            changes[file.path] = lines
-    return changes
 
 
 def _replica_set(ctx: Context, wanted: ReplicaSet, found: dict[str, ProcessFacts], plan: Layout) -> SetFacts:

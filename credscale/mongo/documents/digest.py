@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import bson
-from bson.codec_options import CodecOptions, DatetimeConversion
-from bson.raw_bson import RawBSONDocument
 
 from credscale.core.errors import VerificationFailed
+from credscale.mongo.documents.raw import RAW
 
 BUCKETS = 1024
 ALGORITHM = f"blake2b-128 of raw BSON in {BUCKETS} buckets by _id"
@@ -32,12 +31,6 @@ PROGRESS_EVERY = 1000
 
 _HASH_BYTES = 16
 _MODULUS = 1 << (8 * _HASH_BYTES)
-# Embedded documents stay raw: decoding and encoding an `_id` must give the same bytes, field order included. Dates
-# outside datetime's years would raise with the default conversion.
-_ID_CODEC: CodecOptions[Any] = CodecOptions(
-    document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-)
-
 # The BSON specification: element types of fixed size, and those that start with an int32 length plus so many bytes.
 _FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0xFF: 0, 0x7F: 0}
 _LENGTH_PREFIXED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
@@ -202,7 +195,7 @@ def elements(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
 def id_value(key: bytes) -> Any:
     """Return the decoded value of an id key."""
     element = key[:1] + b"_id\0" + key[1:]
-    return bson.decode((len(element) + 5).to_bytes(4, "little") + element + b"\0", _ID_CODEC)["_id"]
+    return bson.decode((len(element) + 5).to_bytes(4, "little") + element + b"\0", RAW)["_id"]
 
 
 def document_id(raw: bytes) -> DocumentId:

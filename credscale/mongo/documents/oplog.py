@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bson import Timestamp
-from bson.codec_options import CodecOptions
-from bson.raw_bson import RawBSONDocument
 from pymongo.read_concern import ReadConcern
 
 from credscale.core.errors import ConnectFailed, VerificationFailed
@@ -23,6 +21,7 @@ from credscale.mongo.cluster.commands import CURSOR_LOST, hello, is_passing, ret
 from credscale.mongo.cluster.failures import advised
 from credscale.mongo.documents.digest import DocumentId, document_id
 from credscale.mongo.documents.effects import UNKNOWN, Effect, of_insert, of_update
+from credscale.mongo.documents.raw import RAW
 from credscale.mongo.documents.scan import RETRIES, pause_after
 
 if TYPE_CHECKING:
@@ -199,9 +198,8 @@ def _made_real(
 
 
 def _oplog(client: MongoClient[Any]) -> MongoCollection[Any]:
-    codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
     # At majority: an entry that a failover rolls back would explain what never happened.
-    return client.get_database("local", codec_options=codec, read_concern=ReadConcern("majority"))["oplog.rs"]
+    return client.get_database("local", codec_options=RAW, read_concern=ReadConcern("majority"))["oplog.rs"]
 
 
 def _transaction(oplog: MongoCollection[Any], last: Mapping[str, Any], shard: str) -> list[Mapping[str, Any]]:

@@ -14,6 +14,7 @@ from credscale.core.errors import ConnectFailed
 from credscale.mongo.cluster.commands import CURSOR_LOST, is_passing
 from credscale.mongo.cluster.failures import advised
 from credscale.mongo.documents.digest import id_key, id_value
+from credscale.mongo.documents.raw import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,12 +127,9 @@ class _Position:
 def _open(
     collection: Collection[Any], position: _Position, batch_size: int, only_ids: bool, session: ClientSession | None
 ) -> Cursor[Any]:
-    from bson.codec_options import CodecOptions
-    from bson.raw_bson import RawBSONDocument
     from pymongo.read_concern import ReadConcern
 
-    codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
-    raw = collection.with_options(codec_options=codec, read_concern=ReadConcern("majority"))
+    raw = collection.with_options(codec_options=RAW, read_concern=ReadConcern("majority"))
     projection = {"_id": 1} if only_ids else None
     cursor = raw.find(projection=projection, session=session, batch_size=batch_size).sort("_id", 1).hint("_id_")
     position.reopen()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.lock import COLLECTION, DATABASE
+from credscale.core.mongo_lease import COLLECTION, DATABASE
 from credscale.mongo.backup.trial import SCRATCH_DATABASE
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.lock import COLLECTION, DATABASE, DOCUMENT
+from credscale.core.mongo_lease import COLLECTION, DATABASE, DOCUMENT
 from credscale.mongo.backup.target import target_of
 from credscale.mongo.cluster.commands import retrying, run
 from credscale.mongo.cluster.members import MEMBER_DEADLINE

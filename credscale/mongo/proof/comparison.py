@@ -15,6 +15,7 @@ from credscale.mongo.backup.target import logical_time
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.members import first_answering
 from credscale.mongo.documents.digest import BUCKETS
+from credscale.mongo.documents.raw import RAW
 from credscale.mongo.documents.snapshot import View
 
 if TYPE_CHECKING:
@@ -346,16 +347,13 @@ def documents_now(
     client: Client, manifest: Manifest, ids: set[DocumentId], session: ClientSession | None = None
 ) -> dict[DocumentId, list[bytes]]:
     """Return the raw documents that have these ids now, read at majority through mongos, or in a session's snapshot."""
-    from bson.codec_options import CodecOptions
-    from bson.raw_bson import RawBSONDocument
     from pymongo.read_concern import ReadConcern
 
     from credscale.mongo.cluster.commands import retrying
     from credscale.mongo.documents.digest import document_id
 
     name, coll = facts.split_namespace(manifest.namespace)
-    codec: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
-    collection: Any = client[name].get_collection(coll, codec_options=codec, read_concern=ReadConcern("majority"))
+    collection: Any = client[name].get_collection(coll, codec_options=RAW, read_concern=ReadConcern("majority"))
     values = [item.value for item in ids]
     found: dict[DocumentId, list[bytes]] = {}
     for start in range(0, len(values), LOOKUP):

@@ -19,6 +19,7 @@ from credscale.mongo.cluster.commands import retrying
 from credscale.mongo.cluster.members import first_answering
 from credscale.mongo.cluster.shard_key import sort_key
 from credscale.mongo.documents.digest import DocumentId, document_hash, document_id, id_key, id_value
+from credscale.mongo.documents.raw import RAW
 from credscale.mongo.documents.scan import scan_raw
 from credscale.mongo.proof.comparison import LOOKUP, PAUSE_SECONDS, SHOWN_IDS, id_text
 
@@ -122,14 +123,9 @@ def copies(ctx: Context, namespace: str, ids: Iterable[DocumentId]) -> tuple[lis
 
 
 def _find(client: Client, name: tuple[str, str], ids: list[DocumentId]) -> Iterator[Any]:
-    from bson.codec_options import CodecOptions, DatetimeConversion
-    from bson.raw_bson import RawBSONDocument
     from pymongo.read_concern import ReadConcern
 
-    codec: CodecOptions[Any] = CodecOptions(
-        document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-    )
-    collection: Any = client[name[0]].get_collection(name[1], codec_options=codec, read_concern=ReadConcern("majority"))
+    collection: Any = client[name[0]].get_collection(name[1], codec_options=RAW, read_concern=ReadConcern("majority"))
     for start in range(0, len(ids), LOOKUP):
         query = {"_id": {"$in": [item.value for item in ids[start : start + LOOKUP]]}}
         yield from retrying(lambda query=query: list(collection.find(query)))  # type: ignore[misc]

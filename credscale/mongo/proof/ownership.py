@@ -10,16 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.raw_bson import RawBSONDocument
 
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.commands import config_collection, retrying
 from credscale.mongo.cluster.shard_key import key_of
+from credscale.mongo.documents.raw import RAW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any
 
     from bson import Timestamp
 
@@ -49,15 +48,12 @@ def owners(client: Client, namespace: str, found: Mapping[DocumentId, Sequence[b
     if sharded is None:
         return {}
     chunks = config_collection(client, "chunks")
-    codec: CodecOptions[Any] = CodecOptions(
-        document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO
-    )
     owned = {}
     for item, copies in found.items():
         if len(copies) != 1:
             continue
         try:
-            key = key_of(RawBSONDocument(copies[0], codec), sharded.key)
+            key = key_of(RawBSONDocument(copies[0], RAW), sharded.key)
         except ValueError:  # an array, which no shard key holds: the document is not in any chunk
             continue
         query = {**sharded.selector, "min": {"$lte": key}, "max": {"$gt": key}}

@@ -15,6 +15,7 @@ from credscale.mongo.backup.target import logical_time, target_of
 from credscale.mongo.cluster import facts
 from credscale.mongo.cluster.commands import retrying, run
 from credscale.mongo.documents.digest import Difference, DocumentId, document_hash, document_id, id_value
+from credscale.mongo.documents.raw import RAW
 from credscale.mongo.proof.comparison import documents_now, id_text, no_oplog, settled, written_again, written_since
 from credscale.mongo.proof.findings import finding_rows, what_to_do, whereabouts
 from credscale.mongo.proof.verification import read_record
@@ -98,7 +99,7 @@ def targeted(raw: bytes, key: Mapping[str, Any]) -> dict[str, Any] | None:
 
     from credscale.mongo.cluster.shard_key import has_array
 
-    document = RawBSONDocument(raw, _codec())
+    document = RawBSONDocument(raw, RAW)
     if has_array(document, key):
         return None
     query: dict[str, Any] = {}
@@ -109,13 +110,6 @@ def targeted(raw: bytes, key: Mapping[str, Any]) -> dict[str, Any] | None:
         # A bare regular expression would be a pattern, and a document whose first field is an operator a condition.
         query[path] = {"$eq": value}
     return {**query, "_id": document_id(raw).value}
-
-
-def _codec() -> Any:
-    from bson.codec_options import CodecOptions, DatetimeConversion
-    from bson.raw_bson import RawBSONDocument
-
-    return CodecOptions(document_class=RawBSONDocument, datetime_conversion=DatetimeConversion.DATETIME_AUTO)
 
 
 def asked_shards(reply: Mapping[str, Any]) -> int:
@@ -241,7 +235,7 @@ def _find(client: Client, namespace: str, query: Mapping[str, Any]) -> list[byte
     from pymongo.read_concern import ReadConcern
 
     name, coll = facts.split_namespace(namespace)
-    collection: Any = client[name].get_collection(coll, codec_options=_codec(), read_concern=ReadConcern("majority"))
+    collection: Any = client[name].get_collection(coll, codec_options=RAW, read_concern=ReadConcern("majority"))
     return retrying(lambda: [document.raw for document in collection.find(query).limit(COPIES)])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.lock import kept_in
+from credscale.core.mongo_lease import kept_in
 from credscale.mongo.chunks import moves
 from credscale.mongo.chunks.chunk_watch import with_zone
 from credscale.mongo.chunks.distribution import BALANCES_BYTES, NO_MIGRATIONS

@@ -50,7 +50,7 @@ class Config:
             return
         donor, moment, major = chunk["shard"], self.time, self.version[0] + 1
         kept = [entry for entry in chunk["history"] if entry[0][0] + self.window >= moment[0]]
-        chunk.update(shard=to, lastmod=(major, 0), history=[(moment, to), *kept])
+        chunk.update(shard=to, lastmod=(major, 0), history=[(moment, to), *kept], merged=False)
         left = [each for each in self.chunks if each["shard"] == donor]
         if left:
             random_.choice(left)["lastmod"] = (major, 1)
@@ -67,7 +67,7 @@ class Config:
         if first["shard"] != second["shard"]:
             return
         major, minor = self.version
-        first.update(lastmod=(major, minor + 1), history=[(self.time, first["shard"])])
+        first.update(lastmod=(major, minor + 1), history=[(self.time, first["shard"])], merged=True)
         self.chunks.remove(second)
 
     def carve(self, random_: random.Random, chunk: dict[str, Any], to: str) -> None:
@@ -81,6 +81,9 @@ class Config:
         self.chunks[place + 1 : place + 1] = [middle, right] if random_.random() < 0.5 else [middle]
 
     def clear_jumbo(self, chunk: dict[str, Any]) -> None:
+        """Clear the flag, but not of a merged chunk: the one case that looks like a move (see ``chunk_counts``)."""
+        if chunk.get("merged"):
+            return
         chunk["lastmod"] = (self.version[0] + 1, 0)
 
     def count(self) -> dict[str, int]:

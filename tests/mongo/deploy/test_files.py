@@ -9,7 +9,8 @@ import yaml
 
 from credscale.core.environment import Environment
 from credscale.core.errors import EnvironmentInvalid
-from credscale.mongo.deploy.config_files import File, bind_ip, change_of, check_key, files_of, settings_of, unit_text
+from credscale.core.machines.files import File, change_of
+from credscale.mongo.deploy.config_files import bind_ip, check_key, files_of, settings_of, unit_text
 from credscale.mongo.deploy.layout import Layout, Process, layout
 from credscale.mongo.deploy.ready import option_problem, shard_problems
 from credscale.mongo.deploy.users import roles_of

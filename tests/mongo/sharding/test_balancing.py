@@ -8,7 +8,7 @@ import pytest
 from pymongo.errors import AutoReconnect, OperationFailure, WTimeoutError
 
 from credscale.core.errors import StepFailed
-from credscale.core.lock import MemoryLease
+from credscale.core.lease import MemoryLease
 from credscale.core.step import Status
 from credscale.mongo.sharding import balancer_memory
 from credscale.mongo.sharding.balancing import (
