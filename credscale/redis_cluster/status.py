@@ -9,6 +9,7 @@ from credscale.core.step import Finding, probe
 from credscale.redis_cluster import plots
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import judge
+from credscale.redis_cluster.cluster.lag import lag_bytes
 from credscale.redis_cluster.cluster.loss import losses
 from credscale.redis_cluster.cluster.nodes import moving, primaries
 from credscale.redis_cluster.cluster.reasons import failed, sentence
@@ -27,7 +28,8 @@ Row = dict[str, Any]
 def redis_status(ctx: Context) -> Finding:
     """Look at every node of the Redis Cluster at once: views, slots, replication, bus, risks.
 
-    Nodes that only other nodes name are asked as well. A node that does not answer within two seconds is a row with its
+    Nodes that only other nodes name are asked as well. A whole node has two bus links with each of the others, one for
+    each direction. A node that does not answer within two seconds is a row with its
     reason. Ends in failure, with all tables, when the cluster is not healthy by the readiness gate; risks such as a
     replica on its primary's host are warnings. Redis 6.2 to 8, Valkey 8 and 9.
     """
@@ -105,10 +107,10 @@ def _row(found: Look, node: Node | None, view: NodeView | None) -> Row:
         "ranges": ranges_text(node.slots) if node is not None else "",
         "epoch": node.epoch if node is not None else None,
     }
-    return row | _answer(view) | {"id": node.id[:8] if node is not None else None}
+    return row | _answer(found, view) | {"id": node.id[:8] if node is not None else None}
 
 
-def _answer(view: NodeView | None) -> Row:
+def _answer(found: Look, view: NodeView | None) -> Row:
     answered = view is not None and not view.error
     info = view.info if view is not None else {}
     known, kept = facts.replication(info), facts.persistence(info)
@@ -118,6 +120,9 @@ def _answer(view: NodeView | None) -> Row:
     return {
         "state": view.cluster.state if view is not None and view.cluster is not None else None,
         "replication": link,
+        "lag (bytes)": lag_bytes(found, view) if view is not None and answered and known.is_replica else None,
+        "heard (s)": known.last_io if known.is_replica else None,
+        "bus links": len(view.links) if view is not None and view.links is not None else None,
         "keys": facts.keyspace(info).keys if answered else None,
         "aof": bool(kept.aof) if kept.aof is not None else None,
         "version": view.server.text if view is not None and info else None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.agreement import differences
+from credscale.redis_cluster.cluster.lag import lag_bytes
 from credscale.redis_cluster.cluster.loss import hosts, lose_host
 from credscale.redis_cluster.cluster.nodes import moving, primaries, replicas_of
 from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LEAST_PRIMARIES = 3
 QUIET_SECONDS = 10
+MEGABYTE = 1 << 20
+MOST_LAG = 10 * MEGABYTE  # §1.10
 
 
 def judge(found: Look) -> tuple[Reason, ...]:
@@ -151,6 +154,10 @@ def _replicas(found: Look) -> Iterator[Reason]:
         elif known.last_io is not None and known.last_io > QUIET_SECONDS:
             yield Reason("warn", node.address, "replication", f"it has heard nothing from its primary for "
                          f"{known.last_io} s", "look at the network and at the primary's load")  # fmt: skip
+        behind = lag_bytes(found, node)
+        if behind is not None and behind > MOST_LAG:
+            yield Reason("warn", node.address, "lag", f"it is {behind / MEGABYTE:.0f} MB behind its primary",
+                         "look at the network, at its disk and at client-output-buffer-limit")  # fmt: skip
 
 
 def _attached(found: Look) -> Iterator[Reason]:

@@ -9,6 +9,7 @@ import pytest
 
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import gate, judge
+from credscale.redis_cluster.cluster.lag import lag_bytes
 from credscale.redis_cluster.cluster.loss import lose_host, losses
 from credscale.redis_cluster.cluster.nodes import Node, OpenSlot, nodes_text, parse_nodes
 from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered, sentence
@@ -67,6 +68,17 @@ def everywhere(change: Any) -> Look:
     """Return a look at a cluster of which all nodes have the changed view."""
     nodes = tuple(change(list(topology())))
     return look_of(nodes)
+
+
+def test_replica_far_behind() -> None:
+    nodes = topology()
+    ahead = {0: {"info": {"master_repl_offset": 50 << 20}}, 3: {"info": {"slave_repl_offset": 20 << 20}}}
+    found = look_of(nodes, ahead)
+    assert said(found) == {"lag": ("warn", nodes[3].address, "it is 30 MB behind its primary")}
+    assert lag_bytes(found, found.nodes[3]) == 30 << 20
+    assert lag_bytes(found, found.nodes[0]) is None
+    silent = look_of(nodes, {0: {"error": "nothing listens at its port"}})
+    assert lag_bytes(silent, silent.nodes[3]) is None
 
 
 def test_slots_without_owner() -> None:

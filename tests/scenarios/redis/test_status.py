@@ -44,6 +44,8 @@ def test_healthy(shared_redis: RedisNodes) -> None:
     assert [row["slots"] for row in rows if row["role"] == "primary"] == [5461, 5462, 5461]
     assert all(row["replica of"] == above["node"] for above, row in zip(rows[::2], rows[1::2], strict=True))
     assert {row["replication"] for row in rows} == {"up", "1 attached"}
+    assert {row["bus links"] for row in rows} == {10}
+    assert [isinstance(row["lag (bytes)"], int) for row in rows] == [False, True] * 3
     assert {row["rule"] for row in result.output["problems"]} == {"one-host"}
     assert gate(shared_redis.look(), nodes=6, replicas=1) == ()
     assert "image/png" in result._repr_mimebundle_()
