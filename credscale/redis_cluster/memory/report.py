@@ -12,6 +12,7 @@ from credscale.core.step import Finding, probe
 from credscale.redis_cluster import plots
 from credscale.redis_cluster.cluster.reasons import Reason, failed, ordered, sentence
 from credscale.redis_cluster.cluster.views import look
+from credscale.redis_cluster.memory.guide import guide_rows, judge_by_guide
 from credscale.redis_cluster.memory.readings import node_memory, totals
 from credscale.redis_cluster.memory.rules import human, judge_memory
 from credscale.redis_cluster.memory.sampling import big_rows, pattern_rows, sample_keys, ttl_rows
@@ -61,11 +62,14 @@ def redis_memory(ctx: Context, *, big_keys: bool = False, sample: int = 500, int
     points = (*earlier(ctx.folder, STEP), now)
     hours = hours_to_full(points, {node.address: node.memory.maximum or 0 for node in nodes})
     keys = [key for each in samples for key in each.keys]
-    reasons = ordered((*_silent(found), *_unsampled(samples), *judge_memory(nodes, keys, hours)))
+    reasons = ordered(
+        (*_silent(found), *_unsampled(samples), *judge_memory(nodes, keys, hours), *judge_by_guide(nodes))
+    )
     output: dict[str, Any] = {
         "problems": [reason.row() for reason in reasons],
         "rows": [node.row() | {"full in (h)": _hours(hours.get(node.address))} for node in nodes],
         "totals": [totals(nodes)] if nodes else [],
+        "scaling_guide": guide_rows(nodes),
         "looked_at": [_sample_row(each) for each in samples],
         "time_to_live": ttl_rows(keys),
         "key_patterns": pattern_rows(keys),
