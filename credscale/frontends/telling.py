@@ -26,11 +26,19 @@ def warn(console: Console, results: list[Result]) -> None:
     rows = [row for result in results for row in problem_rows(result.output)]
     for row in rows:
         if row["severity"] == "warn":
-            remedy = f" ({row['remedy']})" if row.get("remedy") else ""
-            console.print(f"  ⚠ {row.get('check')}: {row.get('finding')}{remedy}", markup=False, soft_wrap=True)
+            console.print(f"  ⚠ {_in_words(row)}", markup=False, soft_wrap=True)
     rest = dict.fromkeys(str(row.get("check")) for row in rows if row["severity"] != "warn")
     if rest:
         console.print(f"  ⚠ not looked at, the report says why: {', '.join(rest)}", markup=False, soft_wrap=True)
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    """Return a judged row as a sentence: a check of the pre-flight, or a reason, which has a place."""
+    if "check" in row:
+        text, remedy = f"{row['check']}: {row.get('finding')}", row.get("remedy")
+    else:
+        text, remedy = f"{row.get('where')}: {row.get('what')}", row.get("what to do")
+    return f"{text} ({remedy})" if remedy else text
 
 
 def tell(console: Console, request: Request, flags: Flags, events: list[dict[str, Any]], status: str) -> None:
