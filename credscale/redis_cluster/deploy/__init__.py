@@ -1,0 +1,1 @@
+"""From hosts to a Redis Cluster: files, processes, slots and replicas, and what clients have to be told."""
