@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
 
 
-@runbook(reads_only=True)
+@runbook(reads_only=True, keep_going=True)
 def cluster_status(ctx: Context, *, verbose: bool = False) -> None:
     """Show the state of the clusters on one screen, and exit 1 with the reasons when one is not healthy.
 
     MongoDB: routers, config servers, shards and their members, disks, balancer and window, sharded collections, moves
     of the last day with the reasons of those that failed. Redis Cluster: what every node says, and where they disagree.
-    Quick on a big cluster: what is asked does not depend on the number of chunks. Reads only; `--watch` repeats it.
+    Quick on a big cluster: what is asked does not depend on the number of chunks. One that is down does not hide the
+    other. Reads only; `--watch` repeats it.
 
     Args:
         verbose: show everything, also what is in order

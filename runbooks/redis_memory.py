@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
 
 
-@runbook(reads_only=True)
+@runbook(reads_only=True, target="redis")
 def redis_memory(ctx: Context, *, big_keys: bool = False, sample: int = 500) -> None:
     """Report the memory of every Redis node, with findings and what to do.
 

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from credscale.core.errors import ConnectFailed, EnvironmentInvalid, UnknownTarget
+from credscale.core.redis_clients import REDIS_SECONDS, cluster_redis, direct_redis, login_of, redis_failures
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from redis import Redis
+    from redis.cluster import RedisCluster
 
+    from credscale.core import sections
     from credscale.core.environment import Environment, Host
     from credscale.core.machines import Machine
     from credscale.core.secrets import Secrets
@@ -42,6 +45,7 @@ class Clients:
         self._router: str | None = None
         self._machines: dict[str, Machine] = {}
         self._redis: dict[tuple[str, float], Redis] = {}
+        self._redis_clusters: dict[float, RedisCluster] = {}
 
     def mongo(self, *, timeout: float = COMMAND_SECONDS) -> MongoClient[dict[str, Any]]:
         """Return a connection to one mongos, the same for the whole run.
@@ -203,36 +207,38 @@ class Clients:
         Raises:
             EnvironmentInvalid: the environment has no section redis.
         """
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        section = self._environment.redis
-        if section is None:
-            raise EnvironmentInvalid(f"the environment {self._environment.name!r} has no section redis")
+        section = self._redis_section()
         key = (address, timeout)
         if key not in self._redis:
-            host, _, port = address.rpartition(":")
-            options: dict[str, Any] = {}
-            if section.password is not None:
-                options = {"username": section.user, "password": self._secrets.resolve(section.password)}
-            if section.tls is not None:
-                options |= {
-                    "ssl": True, "ssl_ca_certs": section.tls.ca, "ssl_certfile": section.tls.certificate,
-                    "ssl_keyfile": section.tls.key,
-                }  # fmt: skip
-            self._redis[key] = Redis(
-                host.strip("[]"),
-                int(port),
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-                decode_responses=True,
-                encoding_errors="surrogateescape",
-                **options,
-            )
+            self._redis[key] = direct_redis(address, timeout, login_of(section, self._secrets))
         return self._redis[key]
+
+    def redis_cluster(self, *, timeout: float = REDIS_SECONDS) -> RedisCluster:
+        """Return a client of the whole Redis Cluster, which follows slots to where they are and tries a few times.
+
+        Args:
+            timeout: seconds for each connection, and again for each reply; a frozen node costs as much (§1.5).
+
+        Raises:
+            EnvironmentInvalid: the environment has no section redis.
+            ConnectFailed: no node answers, or the nodes serve no slots yet.
+        """
+        section = self._redis_section()
+        if timeout not in self._redis_clusters:
+            try:
+                made = cluster_redis(section.nodes, timeout, login_of(section, self._secrets))
+            except redis_failures() as error:
+                raise ConnectFailed(
+                    f"no Redis Cluster serves at {', '.join(section.nodes)}: {self._secrets.mask(str(error))}. Look at "
+                    f"each node with: invoke cluster-status --env {self._environment.name}"
+                ) from None
+            self._redis_clusters[timeout] = made
+        return self._redis_clusters[timeout]
+
+    def _redis_section(self) -> sections.Redis:
+        if self._environment.redis is None:
+            raise EnvironmentInvalid(f"the environment {self._environment.name!r} has no section redis")
+        return self._environment.redis
 
     def close(self) -> None:
         """Close every connection."""
@@ -242,6 +248,9 @@ class Clients:
         for node in self._redis.values():
             node.close()
         self._redis.clear()
+        for cluster in self._redis_clusters.values():
+            cluster.close()
+        self._redis_clusters.clear()
         for machine in self._machines.values():
             machine.close()
         self._machines.clear()

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from credscale.core.errors import WaitTimeout
-from credscale.core.lock import Lease, MemoryLease
+from credscale.core.lease import Lease, MemoryLease
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from credscale.core.clients import Clients
     from credscale.core.environment import Environment
+    from credscale.core.errors import StepFailed
     from credscale.core.journal import Journal
     from credscale.core.secrets import Secrets
     from credscale.core.step import Result
@@ -52,6 +53,8 @@ class Context:
         self.environment, self.journal, self.clients, self.secrets = environment, journal, clients, secrets
         self.lease: Lease = lease if lease is not None else MemoryLease()
         self.dry_run, self.reads_only, self.folder = dry_run, reads_only, folder
+        self.keep_going = False  # set for a runbook that looks at several targets: a failed probe ends only itself
+        self.failures: list[StepFailed] = []  # of such a runbook
         self.results: list[Result] = []
         self._step: str | None = None
         self._kind = ""

@@ -33,6 +33,8 @@ class Runbook:
         builds_target: whether its target may not exist yet, so that no lease can be kept in it; operators on several
             machines are then held apart only by every step looking first.
         target: ``mongo`` or ``redis``: where its lease is kept and whose version its journal names.
+        keep_going: whether it looks at several targets, so that one in trouble must not hide the others: what fails
+            is recorded, the next probe runs, and the run ends failed with all reasons. Only with ``reads_only``.
     """
 
     def __init__(
@@ -46,10 +48,14 @@ class Runbook:
         reads_only: bool = False,
         builds_target: bool = False,
         target: str = "mongo",
+        keep_going: bool = False,
     ) -> None:
+        if keep_going and not reads_only:
+            raise TypeError(f"{function.__name__}: what changes something stops at the first failure")
         update_wrapper(self, function)
         self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
         self.reads_only, self.builds_target, self.target = reads_only, builds_target, target
+        self.keep_going = keep_going
         self.inherited = inherited if inherited is not None else set()
         self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__
@@ -89,13 +95,18 @@ class Runbook:
             RunFailed: a step failed; its Result is the cause's.
         """
         values = self.coerce(params)
+        ctx.keep_going = self.keep_going
         status, text = "aborted", "stopped by an error outside a step"
         try:
             self.function(ctx, **values)
+            self.judge(ctx)
             status, text = "ok", "done"
         except StepFailed as failure:
             status, text = "failed", str(failure)
             raise RunFailed(text, ctx.journal.path) from failure
+        except RunFailed as failure:
+            status, text = "failed", str(failure)
+            raise
         except KeyboardInterrupt:
             status, text = "interrupted", "interrupted by the operator"
             raise
@@ -104,6 +115,15 @@ class Runbook:
             raise
         finally:
             self.finish(ctx, status, text)
+
+    def judge(self, ctx: Context) -> None:
+        """Fail a run that kept going, with the reasons of all that failed in it.
+
+        Raises:
+            RunFailed: its cause is the first failure.
+        """
+        if ctx.failures:
+            raise RunFailed("; ".join(map(str, ctx.failures)), ctx.journal.path) from ctx.failures[0]
 
     def finish(self, ctx: Context, status: str, text: str) -> None:
         """Put back what has to be put back and write the journal's last line; Ctrl-C has to wait for it.
@@ -132,6 +152,7 @@ def runbook(
     reads_only: bool = False,
     builds_target: bool = False,
     target: str = "mongo",
+    keep_going: bool = False,
 ) -> Callable[[RunbookFunction], Runbook]:
     """Make a function a runbook.
 
@@ -140,9 +161,10 @@ def runbook(
         reads_only: see ``Runbook``.
         builds_target: see ``Runbook``.
         target: see ``Runbook``.
+        keep_going: see ``Runbook``.
     """
     return lambda function: Runbook(
-        function, afterwards, reads_only=reads_only, builds_target=builds_target, target=target
+        function, afterwards, reads_only=reads_only, builds_target=builds_target, target=target, keep_going=keep_going
     )
 
 

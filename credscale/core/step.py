@@ -95,7 +95,7 @@ class Step(Generic[P]):
         self.__signature__ = inspect.signature(function)
 
     def __call__(self, ctx: Context, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Run the step, record it, and raise StepFailed when it failed."""
+        """Run the step, record it, and raise StepFailed when it failed, unless the runbook keeps going."""
         if args:
             raise TypeError(f"{self.name}: parameters are given by name")
         params: dict[str, Any] = dict(kwargs)
@@ -131,7 +131,11 @@ class Step(Generic[P]):
         if isinstance(cause, KeyboardInterrupt):
             raise cause
         if status is Status.FAILED:
-            raise StepFailed(result) from cause
+            failure = StepFailed(result)
+            failure.__cause__ = cause
+            if not ctx.keep_going:
+                raise failure
+            ctx.failures.append(failure)
         return result
 
 

@@ -104,15 +104,18 @@ def _inputs(runbook: Runbook, flags: Flags) -> tuple[Environment, dict[str, Any]
 
 
 def _watch(runbook: Runbook, flags: Flags, console: Console) -> int:
+    from credscale.frontends.lab_view import raise_lab
     from credscale.frontends.watch import watch
 
     environment, params = _inputs(runbook, flags)
-    _raise_lab(environment, console)
+    raise_lab(environment, runbook, console)
     return watch(runbook, environment, params, flags.watch)
 
 
 def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
     """Check everything that needs no target: environment, parameters, policy, folder."""
+    from credscale.frontends.lab_view import raise_lab
+
     environment, params = _inputs(runbook, flags)
     if flags.on:
         raise Refused(
@@ -122,21 +125,8 @@ def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
     if not flags.dry_run and not runbook.reads_only:
         policy.check(environment, flags.ticket)
     request = Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
-    _raise_lab(environment, console)
+    raise_lab(environment, runbook, console)
     return request
-
-
-def _raise_lab(environment: Environment, console: Console) -> None:
-    """Bring the embedded cluster up and fill it, when the environment is one."""
-    from credscale import lab
-    from credscale.frontends.lab_view import seed_with_bar
-
-    if environment.lab is None:
-        return
-    state = lab.up(
-        Path(environment.lab.directory), environment.lab.engine, lambda text: console.print(f"[dim]lab: {text}[/dim]")
-    )
-    seed_with_bar(console, state, environment.lab.documents)
 
 
 def _run_locked(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.clients import Clients
+from credscale.core.clients import SELECT_SECONDS, Clients
 from credscale.core.context import Context
-from credscale.core.errors import ConnectFailed, CredscaleError, Refused
+from credscale.core.errors import CredscaleError, Refused, RunFailed
 from credscale.core.journal import Journal
-from credscale.core.lock import Lease, MemoryLease, MongoLease, PlanLease, kept_in
+from credscale.core.lease import TargetLease
 from credscale.frontends.masking import secrets_of
+from credscale.frontends.targets import describe_target, plan_lease, take_lease
 
 if TYPE_CHECKING:
     from credscale.core.environment import Environment
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 RUNNER = "CREDSCALE_RUNNER_PID"  # set by the terminal for its kernel, which must not outlive it
 ENVIRONMENT = "CREDSCALE_ENV"  # what a notebook opened by hand works on; set by notebooks.open
 JOURNAL = "journal.jsonl"
+LOOK_SECONDS = 3.0  # for a router, in a look at several targets: a dead one shall not hide the others for long
 
 
 def artifacts_root() -> Path:
@@ -88,7 +90,9 @@ def open_context(request: Request, *, dry_run: bool = False, journal: str = JOUR
     return Context(
         request.environment,
         Journal(request.folder / journal, secrets.mask),
-        Clients(request.environment, secrets),
+        Clients(
+            request.environment, secrets, select_timeout=LOOK_SECONDS if request.runbook.keep_going else SELECT_SECONDS
+        ),
         secrets,
         dry_run=dry_run,
         reads_only=request.runbook.reads_only,
@@ -116,7 +120,7 @@ def begin(ctx: Context, request: Request) -> None:
         ticket=request.ticket,
         dry_run=ctx.dry_run,
         params=request.params,
-        **_target(ctx, request),
+        **describe_target(ctx, request),
     )
     ctx.lease = plan_lease(ctx, request) if ctx.dry_run or ctx.reads_only else take_lease(ctx, request)
 
@@ -127,52 +131,9 @@ def _abort(ctx: Context, error: CredscaleError) -> None:
     ctx.journal.append("run_finished", status="aborted", text=str(error), changes=0, refused=refused)
 
 
-def _has_lease(ctx: Context, request: Request) -> bool:
-    """Tell whether the target can keep a lease: it is there, and it is a cluster."""
-    return ctx.environment.mongo is not None and not request.runbook.builds_target
-
-
-def _target(ctx: Context, request: Request) -> dict[str, str]:
-    """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
-    if not _has_lease(ctx, request):
-        return {"engine": "none", "target": ctx.environment.name}
-    from pymongo.errors import PyMongoError
-
-    from credscale.mongo.cluster import facts
-
-    try:
-        server = facts.server(ctx.clients.mongo())
-    except (CredscaleError, PyMongoError) as error:
-        return {"engine": "unknown", "target": f"not reached: {error}"}
-    return {"engine": server.engine, "target": f"mongos {ctx.clients.mongo_router()}, cluster {server.cluster_id}"}
-
-
-def plan_lease(ctx: Context, request: Request) -> Lease:
-    """Return what a run that changes nothing may know of the lease: what an earlier run left to put back."""
-    from pymongo.errors import PyMongoError
-
-    if not _has_lease(ctx, request):
-        return MemoryLease()
-    try:
-        return PlanLease(kept_in(ctx.clients.mongo()))
-    except PyMongoError as error:
-        raise ConnectFailed(
-            f"the lease cannot be read ({type(error).__name__}: {error}). Nothing was changed"
-        ) from None
-
-
-def take_lease(ctx: Context, request: Request) -> Lease:
-    """Take the target's lease for a run; the run's own earlier lease is simply continued."""
-    if not _has_lease(ctx, request):
-        return MemoryLease()
-    lease = MongoLease(ctx.clients.mongo(), request.run, ctx.note)
-    lease.acquire()
-    return lease
-
-
 def end(ctx: Context) -> None:
     """Give the lease back and close connections and journal."""
-    if isinstance(ctx.lease, MongoLease):
+    if isinstance(ctx.lease, TargetLease):
         ctx.lease.release()
     ctx.clients.close()
     ctx.journal.close()
@@ -236,6 +197,7 @@ def open_run(
     folder = Path(run_folder) if run_folder else new_folder(inventory.name, runbook.name)
     request = Request(runbook, inventory, runbook.coerce(params), ticket, folder)
     ctx = open_context(request)
+    ctx.keep_going = runbook.keep_going
     _die_with_runner()
     try:
         begin(ctx, request)
@@ -250,11 +212,21 @@ def close_run(ctx: Context, runbook: Runbook) -> str:
 
     Returns:
         one sentence with the folder of the evidence.
+
+    Raises:
+        RunFailed: it kept going after something had failed.
     """
+    status, text = "ok", "done"
     try:
-        runbook.finish(ctx, "ok", "done")
+        runbook.judge(ctx)
+    except RunFailed as failure:
+        status, text = "failed", str(failure)
+        raise
     finally:
-        end(ctx)
+        try:
+            runbook.finish(ctx, status, text)
+        finally:
+            end(ctx)
     return f"{ctx.changes} changes; evidence in {ctx.folder}"
 
 

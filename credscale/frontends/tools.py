@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Exit, task
 
-from credscale.core.errors import CredscaleError, EnvironmentInvalid, Refused, UnknownTarget
+from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, Refused, UnknownTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from invoke import Context
     from rich.console import Console
+
+    from credscale.core.environment import Environment
 
 GATES = (
     ("ruff check", [sys.executable, "-m", "ruff", "check", "."]),
@@ -51,7 +53,7 @@ def _console() -> Console:
     return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
-def _lab_settings(env: str) -> Any:
+def _lab_environment(env: str) -> Environment:
     from credscale.core.environment import load
 
     environment = load(env)
@@ -59,7 +61,11 @@ def _lab_settings(env: str) -> Any:
         raise EnvironmentInvalid(
             f"the environment {environment.name!r} has no section lab; it is not a lab of this machine"
         )
-    return environment.lab
+    return environment
+
+
+def _lab_settings(env: str) -> Any:
+    return _lab_environment(env).lab
 
 
 _ENV = {"env": "environment with a section lab (default: 'lab')"}
@@ -68,24 +74,35 @@ _ENV = {"env": "environment with a section lab (default: 'lab')"}
 @task(auto_shortflags=False, help=_ENV | {"empty": "do not fill it with documents"})
 @_sentences
 def up(c: Context, env: str = "lab", empty: bool = False) -> None:  # noqa: ARG001 - invoke passes its context
-    """Start the cluster on this machine, or what is missing of it."""
-    from credscale import lab as cluster
-    from credscale.frontends.lab_view import seed_with_bar, status_table
+    """Start the clusters on this machine, or what is missing of them."""
+    from credscale import lab as clusters
+    from credscale.frontends.lab_view import raise_redis, seed_with_bar, status_table
 
-    settings, console = _lab_settings(env), _console()
-    state = cluster.up(Path(settings.directory), settings.engine, console.print)
+    environment, console = _lab_environment(env), _console()
+    settings = _lab_settings(env)
+    folder, problem = Path(settings.directory), ""
+    state = clusters.up(folder, settings.engine, console.print)
     if not empty:
         seed_with_bar(console, state, settings.documents)
-    console.print(status_table(state))
+    try:
+        raise_redis(environment, console)
+    except MissingExtra as missing:  # MongoDB alone is a lab as well
+        console.print(f"no Redis nodes: {missing}", markup=False)
+    except CredscaleError as error:
+        problem = f"MongoDB runs, the Redis nodes do not: {error}"
+    console.print(status_table(state, clusters.redis_nodes(folder)))
+    if problem:
+        raise Exit(problem, code=1)
 
 
 @task(auto_shortflags=False, help=_ENV | {"wipe": "delete its data as well"})
 @_sentences
 def down(c: Context, env: str = "lab", wipe: bool = False) -> None:  # noqa: ARG001
     """Stop the processes that lab.up started, and no others."""
-    from credscale import lab as cluster
+    from credscale import lab as clusters
 
-    stopped = cluster.down(Path(_lab_settings(env).directory), wipe=wipe)
+    folder = Path(_lab_settings(env).directory)
+    stopped = clusters.down(folder, wipe=wipe) + clusters.redis_down(folder, wipe=wipe)
     _console().print(f"stopped: {', '.join(stopped)}" if stopped else "nothing of the lab was running")
 
 
@@ -93,14 +110,15 @@ def down(c: Context, env: str = "lab", wipe: bool = False) -> None:  # noqa: ARG
 @_sentences
 def status(c: Context, env: str = "lab") -> None:  # noqa: ARG001
     """Show engine, processes and addresses; exit 1 when a process is dead."""
-    from credscale import lab as cluster
+    from credscale import lab as clusters
     from credscale.frontends.lab_view import status_table
 
-    state = cluster.status(Path(_lab_settings(env).directory))
-    if state is None:
+    folder = Path(_lab_settings(env).directory)
+    state, redis = clusters.status(folder), clusters.redis_nodes(folder)
+    if state is None and not redis:
         raise Exit("the lab is down. Start it: invoke lab.up", code=1)
-    _console().print(status_table(state))
-    if not all(process.alive for process in state.processes):
+    _console().print(status_table(state, redis))
+    if not all(process.alive for process in [*(state.processes if state is not None else ()), *redis]):
         raise Exit("a process is dead. Start it again: invoke lab.up", code=1)
 
 

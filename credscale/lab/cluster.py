@@ -1,4 +1,4 @@
-"""The embedded cluster: one config server, two shards and one router on this machine, each a replica set of one.
+"""The embedded MongoDB cluster: one config server, two shards and one router, each a replica set of one.
 
 The processes survive the command that started them. Starting again is the repair: what is dead comes back on its port
 with its data, what is alive is left alone.

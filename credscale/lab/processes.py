@@ -23,6 +23,7 @@ HOST = "127.0.0.1"
 KILL_SECONDS = 10.0  # between SIGTERM and SIGKILL
 PORT_SECONDS = 3.0  # a killed process is gone a moment before its last thread closes its sockets
 LOG_LINES = 15
+BEGIN_ANEW = "Stop that process, or begin anew with: invoke lab.down --wipe"
 # Below the range from which systems take the ports of outgoing connections (from 32768 on Linux, 49152 elsewhere), so
 # that a dead process's port is not given to somebody's client before the process is started again.
 PORTS = range(21000, 32000)
@@ -36,7 +37,7 @@ class Plan:
 
     Args:
         name: how the lab calls it, such as ``mongos``; also the name of its log file.
-        role: ``config``, ``shard`` or ``router``.
+        role: ``config``, ``shard``, ``router`` or ``redis``.
         replica_set: the replica set whose only member it is; empty for a router.
         port: where it will listen on 127.0.0.1.
         command: program and arguments.
@@ -120,7 +121,7 @@ def start(plan: Plan) -> Process:
     """
     import psutil
 
-    _refuse_taken_port(plan)
+    refuse_taken_port(plan.name, plan.port)
     plan.log.parent.mkdir(parents=True, exist_ok=True)
     if plan.data is not None:
         plan.data.mkdir(parents=True, exist_ok=True)
@@ -269,12 +270,13 @@ def free_ports(count: int) -> list[int]:
     for port in random.sample(PORTS, len(PORTS)):
         if len(chosen) == count:
             break
-        if _is_free(port):
+        if is_free(port):
             chosen.append(port)
     return chosen
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether nobody listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         # Without it, the closed connections of a process that just ended would look like a listener for a minute.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -285,15 +287,24 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _refuse_taken_port(plan: Plan) -> None:
+def refuse_taken_port(name: str, port: int, remedy: str = BEGIN_ANEW) -> None:
+    """Wait a moment for a port to become free.
+
+    Args:
+        name: of the process that needs it.
+        port: on 127.0.0.1.
+        remedy: what to do when it does not.
+
+    Raises:
+        PreconditionFailed: somebody else listens on it.
+    """
     deadline = time.monotonic() + PORT_SECONDS
     while time.monotonic() < deadline:
-        if _is_free(plan.port):
+        if is_free(port):
             return
         time.sleep(0.05)
     raise PreconditionFailed(
-        f"{plan.name} needs port {plan.port} on {HOST}, which its cluster's data refers to, but "
-        f"{_owner(plan.port)} uses it. Stop that process, or begin anew with: invoke lab.down --wipe"
+        f"{name} needs port {port} on {HOST}, which its cluster's data refers to, but {_owner(port)} uses it. {remedy}"
     )
 
 

@@ -11,7 +11,7 @@ from credscale.core.errors import PreconditionFailed, Refused
 from credscale.lab.processes import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 NAMES = ("config", "shard1", "shard2", "mongos")  # in the order in which they start
@@ -61,15 +61,20 @@ class LabState:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat dict per process, for a table: who lives where, and is it alive."""
-        return [
-            {"name": process.name, "role": process.plan.role, "replica_set": process.plan.replica_set,
-             "address": process.plan.address, "pid": process.pid, "alive": process.alive, "log": str(process.plan.log)}
-            for process in self.processes
-        ]  # fmt: skip
+        return rows_of(self.processes)
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON-compatible data."""
         return {"engine": self.engine, "processes": [process.to_json() for process in self.processes]}
+
+
+def rows_of(processes: Sequence[Process]) -> list[dict[str, Any]]:
+    """Return one flat dict per process, for a table."""
+    return [
+        {"name": process.name, "role": process.plan.role, "replica_set": process.plan.replica_set,
+         "address": process.plan.address, "pid": process.pid, "alive": process.alive, "log": str(process.plan.log)}
+        for process in processes
+    ]  # fmt: skip
 
 
 def read_state(directory: Path) -> LabState | None:
@@ -78,12 +83,34 @@ def read_state(directory: Path) -> LabState | None:
     Raises:
         PreconditionFailed: the file is damaged.
     """
-    path = directory / STATE
-    try:
+    with _explained(directory / STATE) as path:
+        if not path.exists():
+            return None
         data = json.loads(path.read_text(encoding="utf-8"))
         return LabState(directory, data["engine"], tuple(Process.from_json(each) for each in data["processes"]))
-    except FileNotFoundError:
-        return None
+
+
+def read_processes(path: Path) -> tuple[Process, ...]:
+    """Return the processes that a file lists; none when it is absent.
+
+    Raises:
+        PreconditionFailed: the file is damaged.
+    """
+    with _explained(path):
+        if not path.exists():
+            return ()
+        return tuple(Process.from_json(each) for each in json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_processes(processes: Sequence[Process], path: Path) -> None:
+    """Replace such a file."""
+    write_file(path, json.dumps([process.to_json() for process in processes], indent=1) + "\n")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[Path]:
+    try:
+        yield path
     except (ValueError, KeyError, TypeError) as error:
         raise PreconditionFailed(
             f"{path} is not a state that this version wrote ({error}). If no process of this lab runs any more, "
@@ -131,7 +158,7 @@ def only_one(directory: Path, what: str, timeout: float) -> Iterator[None]:
 
     Args:
         directory: the lab's folder.
-        what: the lock's name: ``lab`` or ``seed``.
+        what: the lock's name: ``lab``, ``seed`` or ``redis``.
         timeout: seconds to wait for another command.
 
     Raises:

@@ -192,7 +192,7 @@ def test_taken_port_is_named(state: LabState, monkeypatch: pytest.MonkeyPatch) -
     kill(mongos)
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wait_for(lambda: processes._is_free(mongos.plan.port))
+        wait_for(lambda: processes.is_free(mongos.plan.port))
         thief.bind(("127.0.0.1", mongos.plan.port))
         thief.listen()
         with pytest.raises(PreconditionFailed, match=rf"port {mongos.plan.port} .*pid {os.getpid()}"):

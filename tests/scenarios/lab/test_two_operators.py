@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from credscale.core.lock import machine
+from credscale.core.lease import machine
 from tests.scenarios.lab.conftest import DEADLINE, Stage
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]

@@ -1,0 +1,93 @@
+"""How this tool speaks to Redis: as text in RESP2, the same from every server and version, and never without a timeout.
+
+Bytes that are no UTF-8 come as surrogates and go back as what they were (§1.5).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from redis import Redis
+    from redis.cluster import RedisCluster
+
+    from credscale.core import sections
+    from credscale.core.secrets import Secrets
+
+REDIS_SECONDS = 2.0
+RETRIES = 3  # of a client of the whole cluster, which learns the slots anew in between
+
+
+def login_of(section: sections.Redis, secrets: Secrets) -> dict[str, Any]:
+    """Return who we are to the nodes, and by what they are checked, as redis-py's options."""
+    options: dict[str, Any] = {}
+    if section.password is not None:
+        options = {"username": section.user, "password": secrets.resolve(section.password)}
+    if section.tls is not None:
+        options |= {
+            "ssl": True, "ssl_ca_certs": section.tls.ca, "ssl_certfile": section.tls.certificate,
+            "ssl_keyfile": section.tls.key,
+        }  # fmt: skip
+    return options
+
+
+def direct_redis(address: str, timeout: float, login: Mapping[str, Any] | None = None) -> Redis:
+    """Return a new connection to one node, which tries everything once; the caller closes it.
+
+    Args:
+        address: ``host:port``.
+        timeout: seconds for the connection, and again for each reply.
+        login: from ``login_of``; None for nodes that ask for none.
+    """
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    host, _, port = address.rpartition(":")
+    return Redis(host.strip("[]"), int(port), retry=Retry(NoBackoff(), 0), **_wire(timeout), **(login or {}))
+
+
+def cluster_redis(addresses: Sequence[str], timeout: float, login: Mapping[str, Any] | None = None) -> RedisCluster:
+    """Return a new client of a whole cluster; the caller closes it.
+
+    Args:
+        addresses: nodes to learn the others from.
+        timeout: as for ``direct_redis``.
+        login: as for ``direct_redis``.
+
+    Raises:
+        RedisClusterException: no node answers, or the nodes serve no slots yet; one of ``redis_failures``.
+    """
+    from redis.backoff import NoBackoff
+    from redis.cluster import ClusterNode, RedisCluster
+    from redis.exceptions import RedisClusterException
+    from redis.retry import Retry
+
+    parts = [address.rpartition(":") for address in addresses]
+    nodes = [ClusterNode(host.strip("[]"), int(port)) for host, _, port in parts]  # type: ignore[no-untyped-call]
+    try:
+        return RedisCluster(
+            startup_nodes=nodes,
+            require_full_coverage=False,  # whether it serves without some slots is the cluster's own to say
+            retry=Retry(NoBackoff(), RETRIES),  # redis-py waits by itself while the cluster is down
+            **_wire(timeout),
+            **(login or {}),
+        )
+    except IndexError:  # redis-py 8.1 takes the first primary without asking whether there is one
+        raise RedisClusterException("no slot is assigned to any node") from None
+
+
+def redis_failures() -> tuple[type[Exception], ...]:
+    """Return what redis-py raises; a slot without an owner is none of its RedisErrors."""
+    from redis.exceptions import RedisClusterException, RedisError
+
+    return RedisError, RedisClusterException
+
+
+def _wire(timeout: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": timeout, "socket_connect_timeout": timeout, "protocol": 2, "decode_responses": True,
+        "encoding_errors": "surrogateescape",
+    }  # fmt: skip

@@ -1,0 +1,100 @@
+"""Which cluster a run works on: how the journal names it, and where the run's lease is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from credscale.core import mongo_lease, redis_lease
+from credscale.core.errors import ConnectFailed, CredscaleError
+from credscale.core.lease import Lease, MemoryLease, PlanLease, TargetLease
+from credscale.core.redis_clients import redis_failures
+
+if TYPE_CHECKING:
+    from credscale.core.context import Context
+    from credscale.frontends.session import Request
+
+MONGO, REDIS = "mongo", "redis"
+
+
+def target_of(request: Request) -> str:
+    """Return what a run works on: ``mongo``, ``redis``, or nothing where the environment has not got it.
+
+    What only looks takes what there is.
+    """
+    there = {MONGO: request.environment.mongo is not None, REDIS: request.environment.redis is not None}
+    wanted = request.runbook.target
+    if not there[wanted] and request.runbook.keep_going:
+        return next((name for name in there if there[name]), "")
+    return wanted if there[wanted] else ""
+
+
+def _lease_in(request: Request) -> str:
+    """Return which target keeps the run's lease; nothing where it may not be a cluster yet, or need not be one.
+
+    A look at a Redis Cluster that serves nothing has to show just that.
+    """
+    target, runbook = target_of(request), request.runbook
+    only_looks = runbook.keep_going or (runbook.reads_only and target == REDIS)
+    return "" if runbook.builds_target or only_looks else target
+
+
+def describe_target(ctx: Context, request: Request) -> dict[str, str]:
+    """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
+    if request.runbook.builds_target or not target_of(request):
+        return {"engine": "none", "target": ctx.environment.name}
+    return _mongo_target(ctx) if target_of(request) == MONGO else _redis_target(ctx)
+
+
+def _mongo_target(ctx: Context) -> dict[str, str]:
+    from pymongo.errors import PyMongoError
+
+    from credscale.mongo.cluster import facts
+
+    try:
+        server = facts.server(ctx.clients.mongo())
+    except (CredscaleError, PyMongoError) as error:
+        return {"engine": "unknown", "target": f"not reached: {error}"}
+    return {"engine": server.engine, "target": f"mongos {ctx.clients.mongo_router()}, cluster {server.cluster_id}"}
+
+
+def _redis_target(ctx: Context) -> dict[str, str]:
+    from credscale.redis_cluster.cluster.views import look
+
+    found = look(ctx, links=False)
+    if not found.answering:
+        reasons = "; ".join(f"{node.address}: {node.error}" for node in found.nodes)
+        return {"engine": "unknown", "target": f"not reached: {reasons}"}
+    first = found.answering[0]
+    return {"engine": first.server.text, "target": f"node {first.address}, {len(found.topology)} nodes"}
+
+
+def plan_lease(ctx: Context, request: Request) -> Lease:
+    """Return what a run that changes nothing may know of the lease: what an earlier run left to put back."""
+    from pymongo.errors import PyMongoError
+
+    kept_in = _lease_in(request)
+    failures = (PyMongoError,) if kept_in == MONGO else redis_failures()
+    try:
+        if kept_in == MONGO:
+            return PlanLease(mongo_lease.kept_in(ctx.clients.mongo()))
+        if kept_in == REDIS:
+            return PlanLease(redis_lease.kept_in(ctx.clients.redis_cluster()))
+    except failures as error:
+        raise ConnectFailed(
+            f"the lease cannot be read ({type(error).__name__}: {error}). Nothing was changed"
+        ) from None
+    return MemoryLease()
+
+
+def take_lease(ctx: Context, request: Request) -> Lease:
+    """Take the target's lease for a run; the run's own earlier lease is simply continued."""
+    kept_in = _lease_in(request)
+    if not kept_in:
+        return MemoryLease()
+    lease: TargetLease
+    if kept_in == MONGO:
+        lease = mongo_lease.MongoLease(ctx.clients.mongo(), request.run, ctx.note)
+    else:
+        lease = redis_lease.RedisLease(ctx.clients.redis_cluster(), request.run, ctx.note)
+    lease.acquire()
+    return lease

@@ -1,0 +1,114 @@
+"""Which cluster a run works on, and where its lease is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from credscale import Context, runbook
+from credscale.core.clients import Clients
+from credscale.core.environment import Environment
+from credscale.core.errors import ConnectFailed
+from credscale.core.journal import Journal
+from credscale.core.lease import MemoryLease
+from credscale.core.secrets import Secrets
+from credscale.frontends import catalogue
+from credscale.frontends.session import Request
+from credscale.frontends.targets import describe_target, plan_lease, take_lease, target_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from credscale.core.runbook import Runbook
+
+MONGO = {"mongo": {"uri": "mongodb://127.0.0.1:1/"}}
+REDIS = {"redis": {"nodes": ["127.0.0.1:1"]}}
+
+
+@runbook(target="redis")
+def change_redis(ctx: Context) -> None:
+    """Change Redis."""
+
+
+@runbook(target="redis", reads_only=True)
+def look_redis(ctx: Context) -> None:
+    """Look at Redis."""
+
+
+@runbook(target="redis", builds_target=True)
+def build_redis(ctx: Context) -> None:
+    """Build Redis."""
+
+
+@runbook()
+def change_mongo(ctx: Context) -> None:
+    """Change MongoDB."""
+
+
+@runbook(reads_only=True, keep_going=True)
+def look_both(ctx: Context) -> None:
+    """Look at both."""
+
+
+def request(book: Runbook, folder: Path, *sections: dict[str, Any]) -> Request:
+    data: dict[str, Any] = {"name": "test"}
+    for section in sections:
+        data |= section
+    return Request(book, Environment.model_validate(data), {}, "", folder)
+
+
+def context(asked: Request) -> Context:
+    secrets = Secrets()
+    return Context(asked.environment, Journal(None), Clients(asked.environment, secrets, select_timeout=0.1), secrets)
+
+
+@pytest.mark.parametrize(
+    ("book", "sections", "target"),
+    [
+        (change_redis, (MONGO, REDIS), "redis"),
+        (change_redis, (MONGO,), ""),
+        (change_mongo, (MONGO, REDIS), "mongo"),
+        (change_mongo, (REDIS,), ""),
+        (look_both, (MONGO, REDIS), "mongo"),
+        (look_both, (REDIS,), "redis"),
+        (look_both, (), ""),
+    ],
+)
+def test_target(book: Runbook, sections: tuple[dict[str, Any], ...], target: str, tmp_path: Path) -> None:
+    assert target_of(request(book, tmp_path, *sections)) == target
+
+
+@pytest.mark.parametrize(
+    ("book", "sections"), [(look_redis, (REDIS,)), (build_redis, (REDIS,)), (look_both, (MONGO, REDIS))]
+)
+def test_what_must_work_on_a_cluster_that_serves_nothing_needs_no_lease_of_it(
+    book: Runbook, sections: tuple[dict[str, Any], ...], tmp_path: Path
+) -> None:
+    asked = request(book, tmp_path, *sections)
+    assert isinstance(plan_lease(context(asked), asked), MemoryLease)
+    assert isinstance(take_lease(context(asked), asked), MemoryLease)
+
+
+@pytest.mark.scenario
+@pytest.mark.parametrize("take", [plan_lease, take_lease])
+def test_a_change_needs_a_cluster_that_keeps_its_lease(take: Any, tmp_path: Path) -> None:
+    asked = request(change_redis, tmp_path, MONGO, REDIS)
+    with pytest.raises(ConnectFailed, match="no Redis Cluster serves at 127.0.0.1:1"):
+        take(context(asked), asked)
+
+
+@pytest.mark.scenario
+def test_the_journal_says_why_a_target_is_not_reached(tmp_path: Path) -> None:
+    asked = request(change_redis, tmp_path, REDIS)
+    told = describe_target(context(asked), asked)
+    assert told["engine"] == "unknown"
+    assert told["target"].startswith("not reached: 127.0.0.1:1: ")
+    built = request(build_redis, tmp_path, REDIS)
+    assert describe_target(context(built), built) == {"engine": "none", "target": "test"}
+
+
+def test_a_single_step_works_on_the_target_of_its_collection() -> None:
+    entries = {entry.name: entry for entry in catalogue.entries() if entry.collection}
+    assert catalogue.runbook_behind(entries["redis-status"]).target == "redis"
+    assert catalogue.runbook_behind(entries["stop-balancer"]).target == "mongo"
