@@ -113,7 +113,7 @@ class Clients:
         from credscale.core.machines import LocalMachine, SshMachine
 
         if name not in self._machines:
-            self._machines[name] = SshMachine(name, *self._way_to(name)) if name else LocalMachine()
+            self._machines[name] = SshMachine(name, *self._way_to(name)) if name else LocalMachine(self._secrets.mask)
         return self._machines[name]
 
     def _way_to(self, name: str) -> tuple[Host, tuple[str, Host] | None]:

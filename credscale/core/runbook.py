@@ -33,6 +33,7 @@ class Runbook:
         builds_target: whether its target may not exist yet, so that no lease can be kept in it; operators on several
             machines are then held apart only by every step looking first.
         target: ``mongo`` or ``redis``: where its lease is kept and whose version its journal names.
+        repairs: whether it is for a target that may serve nothing; where no lease can be kept it does without.
         keep_going: whether it looks at several targets, so that one in trouble must not hide the others: what fails
             is recorded, the next probe runs, and the run ends failed with all reasons. Only with ``reads_only``.
     """
@@ -49,13 +50,14 @@ class Runbook:
         builds_target: bool = False,
         target: str = "mongo",
         keep_going: bool = False,
+        repairs: bool = False,
     ) -> None:
         if keep_going and not reads_only:
             raise TypeError(f"{function.__name__}: what changes something stops at the first failure")
         update_wrapper(self, function)
         self.function, self.afterwards, self.has_notebook = function, afterwards, has_notebook
         self.reads_only, self.builds_target, self.target = reads_only, builds_target, target
-        self.keep_going = keep_going
+        self.keep_going, self.repairs = keep_going, repairs
         self.inherited = inherited if inherited is not None else set()
         self.name = task or function.__name__.replace("_", "-")
         self.module = function.__module__

@@ -87,10 +87,17 @@ class Step(Generic[P]):
     """
 
     def __init__(
-        self, function: Callable[Concatenate[Context, P], Finding], kind: str, show: Show | None, reads_all: bool
+        self,
+        function: Callable[Concatenate[Context, P], Finding],
+        kind: str,
+        show: Show | None,
+        *,
+        reads_all: bool = False,
+        repairs: bool = False,
     ) -> None:
         update_wrapper(self, function)
-        self.function, self.kind, self.show, self.reads_all = function, kind, show, reads_all
+        self.function, self.kind, self.show = function, kind, show
+        self.reads_all, self.repairs = reads_all, repairs
         self.name = function.__name__
         self.__signature__ = inspect.signature(function)
 
@@ -145,13 +152,16 @@ def describe_error(problem: BaseException) -> str:
     return str(problem) if module.startswith("credscale.") else f"{type(problem).__name__}: {problem}"
 
 
-def step(*, show: Show | None = None) -> Callable[[Callable[Concatenate[Context, P], Finding]], Step[P]]:
+def step(
+    *, show: Show | None = None, repairs: bool = False
+) -> Callable[[Callable[Concatenate[Context, P], Finding]], Step[P]]:
     """Make a function a step that may change its target, through ``ctx.apply`` only.
 
     Args:
         show: turns the output into extra MIME data for the notebook, such as a figure.
+        repairs: it is for a target that may serve nothing, and run alone it does without a lease there.
     """
-    return lambda function: Step(function, "action", show, reads_all=False)
+    return lambda function: Step(function, "action", show, repairs=repairs)
 
 
 def probe(

@@ -103,7 +103,7 @@ def runbook_behind(entry: Entry) -> Runbook:
     required = {name for name, each in found.__signature__.parameters.items() if each.default is each.empty}
     return Runbook(
         body, (), task=f"{entry.collection}.{entry.name}", has_notebook=False, inherited=required - {"ctx"},
-        reads_only=found.kind == "probe", target=entry.collection,
+        reads_only=found.kind == "probe", target=entry.collection, repairs=found.repairs,
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from credscale.core.lease import Lease, MemoryLease, PlanLease, TargetLease
 from credscale.core.redis_clients import redis_failures
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from credscale.core.context import Context
     from credscale.frontends.session import Request
 
@@ -70,6 +72,26 @@ def _redis_target(ctx: Context) -> dict[str, str]:
 
 def plan_lease(ctx: Context, request: Request) -> Lease:
     """Return what a run that changes nothing may know of the lease: what an earlier run left to put back."""
+    return _or_without(ctx, request, _plan_lease)
+
+
+def take_lease(ctx: Context, request: Request) -> Lease:
+    """Take the target's lease for a run; the run's own earlier lease is simply continued."""
+    return _or_without(ctx, request, _take_lease)
+
+
+def _or_without(ctx: Context, request: Request, lease: Callable[[Context, Request], Lease]) -> Lease:
+    """Do without a lease in a target that serves nothing, where just that is to be mended."""
+    try:
+        return lease(ctx, request)
+    except ConnectFailed as error:
+        if not request.runbook.repairs:
+            raise
+        ctx.note(f"no lease keeps others out, because the target does not serve: {error}")
+        return MemoryLease()
+
+
+def _plan_lease(ctx: Context, request: Request) -> Lease:
     from pymongo.errors import PyMongoError
 
     kept_in = _lease_in(request)
@@ -86,8 +108,7 @@ def plan_lease(ctx: Context, request: Request) -> Lease:
     return MemoryLease()
 
 
-def take_lease(ctx: Context, request: Request) -> Lease:
-    """Take the target's lease for a run; the run's own earlier lease is simply continued."""
+def _take_lease(ctx: Context, request: Request) -> Lease:
     kept_in = _lease_in(request)
     if not kept_in:
         return MemoryLease()

@@ -10,13 +10,24 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, EnvironmentInvalid, MissingExtra, PreconditionFailed
 from credscale.core.redis_clients import direct_redis
-from credscale.lab.processes import HOST, Plan, Process, log_tail, refuse_taken_port, start, stop, wait_listening
+from credscale.lab.processes import (
+    HOST,
+    Plan,
+    Process,
+    is_free,
+    log_tail,
+    refuse_taken_port,
+    start,
+    stop,
+    wait_listening,
+)
 from credscale.lab.state import only_one, read_processes, write_file, write_processes
 from credscale.redis_cluster.cluster.nodes import BUS_OFFSET
 
@@ -68,10 +79,12 @@ def redis_up(
         plans = plan_nodes(directory, addresses)
         before = redis_nodes(directory)
         running = {process.plan.port: process for process in before if process.alive}
+        running |= {plan.port: ours for plan in plans if plan.port not in running and (ours := _restarted(plan))}
         missing = [plan for plan in plans if plan.port not in running]
         stop([running.pop(port) for port in set(running) - {plan.port for plan in plans}])  # never became a cluster
         formed = _made(directory).exists()
         if formed and not missing:
+            write_processes([running[plan.port] for plan in plans], directory / STATE)
             return tuple(running[plan.port] for plan in plans)
         if missing:
             say(f"{'restarting' if formed else 'starting'} Redis at {', '.join(plan.address for plan in missing)}")
@@ -170,6 +183,21 @@ def _log(directory: Path, port: int) -> Path:
     return directory / "logs" / f"redis-{port}.log"
 
 
+def _restarted(plan: Plan) -> Process | None:
+    """Return the server of a node that somebody else started again from our configuration, as a drill does."""
+    import psutil
+    from redis.exceptions import RedisError
+
+    if is_free(plan.port):
+        return None
+    with direct_redis(plan.address, PONG_SECONDS) as client, suppress(RedisError, psutil.NoSuchProcess):
+        told: Any = client.info("server")
+        if told.get("config_file") == plan.command[-1]:
+            pid = int(told["process_id"])
+            return Process(plan, pid, psutil.Process(pid).create_time())
+    return None
+
+
 def _start(plan: Plan) -> Process:
     for port in (plan.port, plan.port + BUS_OFFSET):
         refuse_taken_port(plan.name, port, PORTS_TAKEN)
@@ -242,7 +270,8 @@ def redis_down(directory: Path, *, wipe: bool = False) -> list[str]:
     if not directory.exists():
         return []
     with only_one(directory, "redis", LOCK_SECONDS):
-        stopped = stop(redis_nodes(directory))
+        known = redis_nodes(directory)
+        stopped = stop([_restarted(each.plan) or each for each in known])
         (directory / STATE).unlink(missing_ok=True)
         if wipe:
             _wipe(directory)

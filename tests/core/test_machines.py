@@ -13,6 +13,7 @@ import pytest
 from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.core.machines import Completed, LocalMachine
 from credscale.core.machines.ssh import fingerprint, scan_type
+from credscale.core.secrets import Secrets
 from credscale.testing import require
 
 if TYPE_CHECKING:
@@ -111,3 +112,15 @@ def test_a_fingerprint_reads_as_openssh_prints_it() -> None:
 def test_types_of_keys_are_called_as_ssh_keyscan_calls_them() -> None:
     names = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "ssh-rsa")
     assert [scan_type(name) for name in names] == ["ed25519", "ecdsa", "rsa", "rsa"]
+
+
+def test_a_program_does_not_inherit_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_PASSWORD", "correct-horse")
+    monkeypatch.setenv("DEPLOY_URI", "mongodb://ops:correct-horse@db1/")
+    monkeypatch.setenv("HARMLESS", "kept")
+    secrets = Secrets()
+    secrets.resolve("env:DEPLOY_PASSWORD")
+    told = LocalMachine(secrets.mask).must_run(["env"]).text
+    assert "HARMLESS=kept" in told
+    assert "PATH=" in told
+    assert "correct-horse" not in told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import tempfile
@@ -11,16 +12,26 @@ from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.core.machines.machine import COMMAND_SECONDS, Completed, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LISTEN_SECONDS = 3.0
 
 
-class LocalMachine(Machine):
-    """Run programs as the user who runs credscale."""
+def _unchanged(text: str) -> str:
+    return text
 
-    def __init__(self) -> None:
+
+class LocalMachine(Machine):
+    """Run programs as the user who runs credscale.
+
+    Args:
+        mask: hides secrets in a text; an environment variable that holds one is not passed on, because what is started
+            here may run for years and shows its environment to its user.
+    """
+
+    def __init__(self, mask: Callable[[str], str] = _unchanged) -> None:
         super().__init__("this machine")
+        self._mask = mask
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Completed:
         """Run a program to its end; see ``Machine.run``."""
@@ -37,6 +48,7 @@ class LocalMachine(Machine):
                     timeout=timeout,
                     check=False,
                     start_new_session=True,
+                    env={name: value for name, value in os.environ.items() if self._mask(value) == value},
                 ).returncode
             except subprocess.TimeoutExpired:
                 raise ConnectFailed(f"{self.name}: {argv[0]} did not end within {timeout:.0f} s") from None

@@ -85,7 +85,7 @@ def break_primary(ctx: Context, *, fault: str = "kill", primary: str = "", hold:
     return _judge(target, kind, expected, _outcome(look(ctx), target, measured, unhealthy), measured)
 
 
-@step()
+@step(repairs=True)
 def restore_nodes(ctx: Context) -> Finding:
     """Put back what a drill has left: let frozen nodes go on, remove our packet filter, start dead nodes.
 

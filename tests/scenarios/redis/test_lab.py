@@ -87,7 +87,18 @@ def test_up_kill_up_down_up_wipe(addresses: list[str], folder: Path) -> None:
     assert {name for name, pid in pids(second).items() if pid != pids(first)[name]} == {"redis1"}
     assert gate(look_at(addresses, direct_redis)) == ()
 
+    # somebody else, such as a drill, starts a node again
+    os.kill(second[1].pid, signal.SIGKILL)
+    wait_for(lambda: not second[1].alive)
+    subprocess.run([*second[1].plan.command, "--daemonize", "yes"], check=True, timeout=20)
+    wait_for(lambda: gate(look_at(addresses, direct_redis)) == (), 20)
+    said.clear()
+    third = labs.redis_up(folder, addresses, said.append)
+    assert said == []
+    assert pids(third)["redis2"] != pids(second)["redis2"]
+
     assert labs.redis_down(folder) == [f"redis{number}" for number in range(1, NODES + 1)]
+    assert not third[1].alive
     assert labs.redis_nodes(folder) == ()
     labs.redis_up(folder, addresses)
     with cluster_redis(addresses, 2.0) as client:
