@@ -1,0 +1,1 @@
+"""Slots moved from primary to primary, and nodes that join and leave, while clients go on."""

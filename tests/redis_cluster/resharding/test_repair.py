@@ -1,0 +1,125 @@
+"""What is done with an open slot, for every state that a killed run or a failover can leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credscale.redis_cluster.cluster.nodes import OpenSlot
+from credscale.redis_cluster.resharding.repair import SlotFacts, Way, decide, open_slots, slot_facts
+from tests.redis_cluster.fakes import topology
+
+S, T, X = "source", "target", "third"
+
+
+def facts(
+    owner: str = S, *, migrating: dict[str, str] | None = None, importing: dict[str, str] | None = None,
+    keys: dict[str, int] | None = None, heirs: dict[str, str] | None = None,
+) -> SlotFacts:  # fmt: skip
+    held = {S: 0, T: 0, X: 0} if keys is None else keys
+    return SlotFacts(7, owner, migrating or {}, importing or {}, held, heirs or {})
+
+
+BOTH = {"migrating": {S: T}, "importing": {T: S}}
+
+
+@pytest.mark.parametrize("ours", [0, 5])
+@pytest.mark.parametrize("theirs", [0, 3])
+def test_move_that_both_know_goes_on(ours: int, theirs: int) -> None:
+    found = decide(facts(**BOTH, keys={S: ours, T: theirs, X: 0}))
+    assert (found.way, found.source, found.target, found.certain) == (Way.FINISH, S, T, True)
+
+
+def test_only_importing_and_nothing_there_is_closed() -> None:
+    found = decide(facts(importing={T: S}, keys={S: 9, T: 0, X: 0}))
+    assert (found.way, found.nodes) == (Way.CLOSE, (T,))
+
+
+def test_only_importing_with_keys_goes_on_but_is_uncertain() -> None:
+    """The owner was promoted in mid-move and does not know that the slot was leaving."""
+    found = decide(facts(importing={T: "old owner"}, keys={S: 9, T: 1, X: 0}))
+    assert (found.way, found.target, found.certain) == (Way.FINISH, T, False)
+
+
+def test_only_migrating_goes_on() -> None:
+    found = decide(facts(migrating={S: T}, keys={S: 9, T: 0, X: 0}))
+    assert (found.way, found.target, found.certain) == (Way.FINISH, T, False)
+
+
+def test_target_was_replaced_by_its_replica() -> None:
+    found = decide(facts(migrating={S: "old target"}, keys={S: 9, T: 4, X: 0}, heirs={"old target": T}))
+    assert (found.way, found.target) == (Way.FINISH, T)
+
+
+def test_handed_over_but_not_told() -> None:
+    found = decide(facts(T, migrating={S: T}, keys={S: 0, T: 9, X: 0}))
+    assert (found.way, found.nodes) == (Way.CLOSE, (S,))
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (facts(""), "no node owns it"),
+        (facts("dead", importing={T: "dead"}), "its owner does not answer"),
+        (facts(migrating={S: "dead"}, keys={S: 9, T: 0}), "may hold keys of it; start that node"),
+        (facts(**BOTH, keys={S: 1, T: 1, X: 1}), "more than one primary"),
+        (facts(**BOTH, keys={S: 1, T: 0, X: 1}), "has no part in the move"),
+        (facts(T, migrating={S: T}, keys={S: 2, T: 9, X: 0}), "has no part in the move"),
+    ],
+)
+def test_left_for_a_person(state: SlotFacts, why: str) -> None:
+    found = decide(state)
+    assert found.way is Way.LEAVE
+    assert why in found.why
+
+
+NODES = (S, T, X)
+PEERS = st.sampled_from(["", *NODES, "dead"])
+
+
+@given(
+    st.sampled_from(["", *NODES, "dead"]), st.tuples(PEERS, PEERS, PEERS), st.tuples(PEERS, PEERS, PEERS),
+    st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 1)), st.sets(st.sampled_from(NODES)),
+)  # fmt: skip
+def test_no_key_is_ever_left_where_nobody_looks(
+    owner: str, migrating: tuple[str, ...], importing: tuple[str, ...], keys: tuple[int, ...], silent: set[str]
+) -> None:
+    def states(peers: tuple[str, ...]) -> dict[str, str]:
+        return {node: peer for node, peer in zip(NODES, peers, strict=True) if peer and node not in silent}
+
+    held = {node: number for node, number in zip(NODES, keys, strict=True) if node not in silent}
+    found = decide(facts(owner, migrating=states(migrating), importing=states(importing), keys=held))
+    elsewhere = {node for node, number in held.items() if number and node != owner}
+    if found.way is Way.CLOSE:
+        assert not elsewhere
+    elif found.way is Way.FINISH:
+        assert found.source == owner != found.target
+        assert {found.source, found.target} <= set(held)
+        assert elsewhere <= {found.target}
+    else:
+        assert found.why
+
+
+def test_facts_are_put_together() -> None:
+    nodes = list(topology(3, 1))
+    nodes[0] = replace(nodes[0], open_slots=(OpenSlot(7, "migrating", nodes[1].id),))
+    nodes[1] = replace(nodes[1], open_slots=(OpenSlot(7, "importing", nodes[0].id), OpenSlot(9, "importing", "gone")))
+    nodes[3] = replace(
+        nodes[3], open_slots=(OpenSlot(11, "migrating", "x"),)
+    )  # a replica's are its primary's (Valkey 8)
+    assert open_slots(nodes) == (7, 9)
+    held = {slot: {node.id: 0 for node in nodes[:3]} for slot in (7, 9)}
+    first, second = slot_facts(nodes, held)
+    assert (first.owner, first.open_on) == (nodes[0].id, tuple(sorted([nodes[0].id, nodes[1].id])))
+    assert second.importing == {nodes[1].id: "gone"}
+    assert first.heirs == {replica.id: replica.primary_id for replica in nodes[3:]}
+    assert {decide(each).way for each in (first, second)} == {Way.FINISH, Way.CLOSE}
+
+
+def test_every_combination_has_an_answer() -> None:
+    for owner, leaving, coming in product(("", S, T), ({}, {S: T}, {S: X}), ({}, {T: S}, {X: S})):
+        assert decide(facts(owner, migrating=leaving, importing=coming)).way in Way
