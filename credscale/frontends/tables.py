@@ -38,7 +38,7 @@ def tables_of(output: Mapping[str, Any], width: int = 160) -> Iterator[Table | T
             continue
         shown.append(rows)
         for columns in _parts(rows, width):
-            yield _table(name, rows[:MOST_ROWS], columns)
+            yield _table(name, rows[:MOST_ROWS], columns, width)
         if len(rows) > MOST_ROWS:
             yield Text(f"… and {len(rows) - MOST_ROWS} more in the report", "dim")
 
@@ -64,12 +64,16 @@ def _flat(row: Mapping[str, Any]) -> bool:
     return not any(isinstance(value, list | dict) for value in row.values())
 
 
-def _table(name: str, rows: list[Mapping[str, Any]], columns: list[str]) -> Table:
+def _table(name: str, rows: list[Mapping[str, Any]], columns: list[str], width: int) -> Table:
     title = None if name == "rows" else f"\n{name.replace('_', ' ')}"
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    longest = {column: max(len(_cell(column, row.get(column)).plain) for row in rows) for column in columns}
+    # Rather a head of two lines than a cell of two.
+    is_wide = sum(2 + max(longest[column], len(_head(column))) for column in columns) > width
     for column in columns:
         numbers = all(isinstance(row.get(column), int | float | None) for row in rows)
-        table.add_column(_head(column), justify="right" if numbers else "left", overflow="fold")
+        head = "\n".join(_head(column).split()) if is_wide and len(_head(column)) > longest[column] else _head(column)
+        table.add_column(head, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     return table

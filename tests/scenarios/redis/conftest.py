@@ -101,10 +101,12 @@ class RedisNodes:
         return added
 
     def _new_addresses(self, count: int) -> list[str]:
-        ports = free_ports(2 * count)
+        # free_ports looks at 127.0.0.1, where none of our own servers listens
+        taken = {int(address.rpartition(":")[2]) for address in self.buses} | set(self.buses.values())
+        ports = [port for port in free_ports(2 * count + len(taken)) if port not in taken]
         known = len(self.buses)
         added = [f"{self.host(known + number)}:{port}" for number, port in enumerate(ports[:count])]
-        self.buses |= dict(zip(added, ports[count:], strict=True))
+        self.buses |= dict(zip(added, ports[count : 2 * count], strict=True))
         return added
 
     def _spawn_all(self, addresses: list[str]) -> None:
