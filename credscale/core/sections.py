@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -215,11 +216,11 @@ class RedisNodeTls(Section):
 
 
 class RedisUser(Section):
-    """An application's user, with the rules that ACL SETUSER takes, such as ``~app:* +@all -@dangerous``."""
+    """An application's user, with the rules that ACL SETUSER takes; Bull asks INFO for the version."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     password: Reference
-    rules: str = Field("~* &* +@all -@admin -@dangerous", pattern=r"^[^\n\r#<>]*$")
+    rules: str = Field("~* &* +@all -@admin -@dangerous +info", pattern=r"^[^\n\r#<>]*$")
 
 
 class Compose(Section):
@@ -270,13 +271,27 @@ class RedisDeploy(Section):
 
 
 class Redis(Section):
-    """A Redis Cluster; without ``user`` the password is that of the user default."""
+    """A Redis Cluster; without ``user`` the password is that of the user default.
 
-    nodes: list[Address] = Field(min_length=1)
+    ``nodes`` is a list of addresses, or ``file:PATH`` of a file with one a line, as a lab writes it: there are none
+    until it is up.
+    """
+
+    nodes: list[Address]
     user: str | None = Field(None, pattern=r"^[A-Za-z0-9._-]+$")
     password: Reference | None = None
     tls: RedisTls | None = None
     deploy: RedisDeploy | None = None
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("file:"):
+            path = Path(value.removeprefix("file:")).expanduser()
+            return path.read_text(encoding="utf-8").split() if path.exists() else []
+        if not isinstance(value, list) or not value:
+            raise ValueError("give at least one host:port, or file:PATH of a file with one a line")
+        return value
 
     @model_validator(mode="after")
     def _complete(self) -> Redis:

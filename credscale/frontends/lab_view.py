@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from credscale import lab
+from credscale.core.environment import load
 from credscale.core.errors import CredscaleError
 from credscale.frontends.targets import MONGO, REDIS
 from credscale.lab.state import rows_of
@@ -26,16 +27,19 @@ if TYPE_CHECKING:
 NAMESPACE = "credibility_prod.analyses"
 
 
-def raise_lab(environment: Environment, runbook: Runbook, console: Console) -> None:
+def raise_lab(environment: Environment, runbook: Runbook, console: Console) -> Environment:
     """Bring up what a run needs of the embedded clusters, when the environment is a lab.
 
     Args:
         environment: of the run.
         runbook: what it runs; one that looks at both clusters shows what there is, though the other cannot start.
         console: receives what is done.
+
+    Returns:
+        the environment, read again where the lab may have written what it refers to.
     """
     if environment.lab is None:
-        return
+        return environment
     starts = {MONGO: _raise_mongo, REDIS: raise_redis}
     there = [name for name in starts if getattr(environment, name) is not None]
     for name in there:
@@ -49,6 +53,7 @@ def raise_lab(environment: Environment, runbook: Runbook, console: Console) -> N
             _say(console, str(error))
     if REDIS in there and runbook.target == MONGO and not runbook.keep_going:
         _say(console, "its Redis nodes are not needed for this; a Redis runbook or invoke lab.up starts them")
+    return load(str(environment.path))
 
 
 def _say(console: Console, text: str) -> None:

@@ -108,8 +108,7 @@ def _watch(runbook: Runbook, flags: Flags, console: Console) -> int:
     from credscale.frontends.watch import watch
 
     environment, params = _inputs(runbook, flags)
-    raise_lab(environment, runbook, console)
-    return watch(runbook, environment, params, flags.watch)
+    return watch(runbook, raise_lab(environment, runbook, console), params, flags.watch)
 
 
 def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
@@ -124,9 +123,8 @@ def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
         )
     if not flags.dry_run and not runbook.reads_only:
         policy.check(environment, flags.ticket)
-    request = Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
-    raise_lab(environment, runbook, console)
-    return request
+    environment = raise_lab(environment, runbook, console)
+    return Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
 
 
 def _run_locked(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:

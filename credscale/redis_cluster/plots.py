@@ -23,14 +23,15 @@ def slot_map(output: dict[str, Any]) -> dict[str, Any]:
     rows = [row for row in output.get("rows") or [] if row.get("role") == "primary" and row.get("ranges")][:MOST_BARS]
     if not rows:
         return {}
-    figure, axes = _canvas(len(rows))
+    figure, axes = canvas(0.9 + 0.28 * len(rows))
     for number, row in enumerate(rows):
         spans = [(first, last - first + 1) for first, last in parse_ranges(row["ranges"])]
         axes.broken_barh(spans, (number - 0.3, 0.6), color=COLOURS[number % len(COLOURS)])
     axes.set_yticks(range(len(rows)), [f"{row['node']} ({row['slots']:,})" for row in rows])
     axes.set_xlim(0, SLOTS)
     axes.set_xlabel("hash slot")
-    return _png(figure, axes)
+    axes.invert_yaxis()
+    return png(figure, axes)
 
 
 def memory_bars(output: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def memory_bars(output: dict[str, Any]) -> dict[str, Any]:
     rows = [row for row in output.get("rows") or [] if row.get("used") is not None][:MOST_BARS]
     if not rows:
         return {}
-    figure, axes = _canvas(len(rows))
+    figure, axes = canvas(0.9 + 0.28 * len(rows))
     places = range(len(rows))
     limits = [(row.get("max_bytes") or 0) / MEGABYTE for row in rows]
     used = [row["used"] / MEGABYTE for row in rows]
@@ -53,20 +54,26 @@ def memory_bars(output: dict[str, Any]) -> dict[str, Any]:
     axes.set_xlabel("memory (MB)")
     axes.margins(x=0.12)
     axes.legend(fontsize="small", frameon=False)
-    return _png(figure, axes)
+    axes.invert_yaxis()
+    return png(figure, axes)
 
 
-def _canvas(rows: int) -> tuple[Any, Any]:
+def canvas(height: float) -> tuple[Any, Any]:
+    """Return a new figure and its axes.
+
+    Args:
+        height: in inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 0.9 + 0.28 * rows), layout="constrained")
+    figure = Figure(figsize=(7.2, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()
 
 
-def _png(figure: Any, axes: Any) -> dict[str, Any]:
-    axes.invert_yaxis()
+def png(figure: Any, axes: Any) -> dict[str, Any]:
+    """Return a figure as ``image/png``."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     buffer = io.BytesIO()

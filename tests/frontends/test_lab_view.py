@@ -46,6 +46,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab_view, "load", lambda _path: None)
+
+
 def environment(*without: str) -> Environment:
     data: dict[str, Any] = {"name": "lab", "lab": {}, "mongo": {"uri": "file:uri"}, "redis": {"nodes": NODES}}
     return Environment.model_validate({name: value for name, value in data.items() if name not in without})

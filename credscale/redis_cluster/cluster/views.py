@@ -170,10 +170,15 @@ def inventory(ctx: Context) -> tuple[str, ...]:
     """Return the addresses of the section redis.
 
     Raises:
-        EnvironmentInvalid: there is none.
+        EnvironmentInvalid: there is none, or the file that lists them is not there yet.
     """
     if ctx.environment.redis is None:
         raise EnvironmentInvalid(f"the environment {ctx.environment.name!r} has no section redis")
+    if not ctx.environment.redis.nodes:
+        raise EnvironmentInvalid(
+            f"redis.nodes of the environment {ctx.environment.name!r} is a file that names no node yet. A lab writes "
+            "it when it comes up: invoke lab.up"
+        )
     return tuple(dict.fromkeys(ctx.environment.redis.nodes))
 
 
