@@ -92,3 +92,17 @@ def test_certificates_of_clients_stand_in_for_a_password(tmp_path: Path) -> None
     assert load(write(tmp_path, text)).redis is not None
     with pytest.raises(EnvironmentInvalid, match="open to everybody"):
         load(write(tmp_path, text.replace(", clients_need_certificate: true", "")))
+
+
+def test_nodes_from_a_file_that_a_lab_writes(tmp_path: Path) -> None:
+    text = f"name: lab\nlab: {{}}\nredis:\n  nodes: file:{tmp_path}/redis-nodes\n"
+    redis = load(write(tmp_path, text)).redis
+    assert redis is not None
+    assert redis.nodes == [], "until the lab is up"
+    (tmp_path / "redis-nodes").write_text("127.0.0.1:7000\n127.0.0.1:7001\n")
+    redis = load(write(tmp_path, text)).redis
+    assert redis is not None
+    assert redis.nodes == ["127.0.0.1:7000", "127.0.0.1:7001"]
+    (tmp_path / "redis-nodes").write_text("127.0.0.1\n")
+    with pytest.raises(EnvironmentInvalid, match=r"env.yaml: line 4: redis.nodes.*'127.0.0.1' is not host:port"):
+        load(write(tmp_path, text))

@@ -123,7 +123,7 @@ def test_node_client(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("section", "text"),
     [
-        ({"nodes": []}, "at least 1 item"),
+        ({"nodes": []}, "give at least one host:port"),
         ({"nodes": ["a:1"], "user": "ops"}, "user needs a password"),
         ({"nodes": ["a:1"], "password": "plain"}, "must be a secret reference"),
         ({"nodes": ["a:1"], "tls": {"ca": "/ca", "key": "/key"}}, "certificate and key belong together"),

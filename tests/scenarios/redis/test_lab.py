@@ -112,6 +112,18 @@ def test_up_kill_up_down_up_wipe(addresses: list[str], folder: Path) -> None:
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == ["mine.txt", "redis.lock"]
 
 
+def test_without_addresses_it_has_its_own(folder: Path) -> None:
+    if find_spec(redis_servers.PACKAGE) is None:
+        require("redis")
+    chosen = [node.plan.address for node in labs.redis_up(folder)]
+    assert (folder / "redis-nodes").read_text().split() == chosen
+    assert gate(look_at(chosen, direct_redis), nodes=NODES, replicas=1) == ()
+    labs.redis_down(folder)
+    assert [node.plan.address for node in labs.redis_up(folder)] == chosen
+    labs.redis_down(folder, wipe=True)
+    assert not (folder / "redis-nodes").exists()
+
+
 def test_a_start_that_was_killed_before_the_cluster_was_formed_is_completed(
     addresses: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
