@@ -82,7 +82,7 @@ def fail_over(
         _refuse_majority(ctx, found, moves)
     found = ready(ctx, lambda seen: _against(seen, moves, whole=rolling))
     rested = Rested()
-    for move in moves:
+    for move in moves if not ctx.dry_run else ():
         rest(ctx, found, move, rested)
     if rolling or back:
         memory.begin(ctx, what, first)
