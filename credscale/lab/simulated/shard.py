@@ -36,6 +36,7 @@ from credscale.lab.simulated.contract import (
     SHARDING_COMMAND,
 )
 
+NAMESPACE_EXISTS = 48
 Document = dict[str, Any]
 Dispatch = Callable[[Document, Any], Document]
 
@@ -132,11 +133,12 @@ class Shard:
         return reply
 
     def _create_with_uuid(self, request: Document, context: Any) -> Document:
-        """Create a collection under the UUID that it has elsewhere; SecantusDB's own command gives it a new one."""
+        """Give a collection, created if need be, the UUID that it has elsewhere; SecantusDB's own command gives a new."""
         own = {IDENTITY_COMMAND, "uuid"}
         options = {key: value for key, value in request.items() if key not in own}
         reply = self._dispatch({"create": request[IDENTITY_COMMAND], **options}, context)
-        if reply.get("ok"):
+        if reply.get("ok") or reply.get("code") == NAMESPACE_EXISTS:
+            reply = {"ok": 1.0}
             identity = UUID(bytes=bytes(request["uuid"]))
             self._storage.set_collection_options(request["$db"], request[IDENTITY_COMMAND], uuid=identity)
         return reply

@@ -219,7 +219,8 @@ def test_an_index_and_an_option_that_one_shard_has_otherwise(site: Site) -> None
 
 
 def test_another_collection_of_the_same_name_on_one_shard(site: Site) -> None:
-    site.members["shard1ReplSet"].admin.command({IDENTITY_COMMAND: site.namespace, "uuid": b"another uuid 16b"})
+    database, _, collection = site.namespace.partition(".")
+    site.members["shard1ReplSet"][database].command({IDENTITY_COMMAND: collection, "uuid": b"another uuid 16b"})
     with found("UUID is 616e6f74686572.*stray collection") as output:
         verify_catalogue(site.ctx, **site.target)
     assert "shard1ReplSet" in {row["place"] for row in output["rows"]}
