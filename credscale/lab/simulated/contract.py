@@ -8,7 +8,7 @@ MIGRATION_COMMENT = "credscale-lab migration"
 CHANGES_COMMAND = "_credscaleLabChanges"
 # Tells a shard what its serverStatus.sharding shows.
 SHARDING_COMMAND = "_credscaleLabSharding"
-# Gives a collection on a recipient, created if need be, the UUID that it has on the donor; SecantusDB's own commands cannot.
+# Gives a collection on a recipient, created if need be, its UUID on the donor; SecantusDB's own commands cannot.
 IDENTITY_COMMAND = "_credscaleLabIdentity"
 # Stands in buildInfo.modules, so that nobody takes the lab for MongoDB.
 MODULE = "credscale-lab"

@@ -133,7 +133,7 @@ class Shard:
         return reply
 
     def _create_with_uuid(self, request: Document, context: Any) -> Document:
-        """Give a collection, created if need be, the UUID that it has elsewhere; SecantusDB's own command gives a new."""
+        """Give a collection, created if need be, the UUID that it has elsewhere."""
         own = {IDENTITY_COMMAND, "uuid"}
         options = {key: value for key, value in request.items() if key not in own}
         reply = self._dispatch({"create": request[IDENTITY_COMMAND], **options}, context)
