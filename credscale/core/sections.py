@@ -216,11 +216,18 @@ class RedisNodeTls(Section):
 
 
 class RedisUser(Section):
-    """An application's user, with the rules that ACL SETUSER takes; Bull asks INFO for the version."""
+    """An application's user, with the rules that ACL SETUSER takes.
+
+    Bull asks INFO for the version; before 7.0 all of CLUSTER, by which clients find the nodes, is administration.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     password: Reference
-    rules: str = Field("~* &* +@all -@admin -@dangerous +info", pattern=r"^[^\n\r#<>]*$")
+    rules: str = Field(
+        "~* &* +@all -@admin -@dangerous +info "
+        "+cluster|slots +cluster|shards +cluster|nodes +cluster|info +cluster|myid +cluster|keyslot",
+        pattern=r"^[^\n\r#<>]*$",
+    )
 
 
 class Compose(Section):

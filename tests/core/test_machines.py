@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.core.machines import Completed, LocalMachine
+from credscale.core.machines.files import File, changes_on, write_changed
 from credscale.core.machines.ssh import fingerprint, scan_type
 from credscale.core.secrets import Secrets
 from credscale.testing import require
@@ -41,6 +43,40 @@ def test_a_write_that_fails_leaves_the_file_and_no_other(tmp_path: Path) -> None
         HERE.write(str(path), b"new", mode=0o600, owner="no-such-user-here")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("arrives", [0, 5])
+def test_data_that_did_not_all_arrive_replaces_nothing(tmp_path: Path, arrives: int) -> None:
+    """When the connection or the runner ends, the data seem to end as well."""
+
+    class Cut(LocalMachine):
+        def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = 10.0) -> Completed:
+            return super().run(argv, stdin=stdin[:arrives], timeout=timeout)
+
+    path = tmp_path / "redis.conf"
+    path.write_text("old")
+    with pytest.raises(PreconditionFailed, match="cannot be written: not all of its 8 bytes arrived"):
+        Cut().write(str(path), b"new data", mode=0o600)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_of_another_owner_is_a_change_and_an_empty_folder_is_given_away(tmp_path: Path) -> None:
+    file = File(str(tmp_path / "f"), b"data", 0o600, owner="nobody")
+    HERE.write(file.path, file.data, mode=file.mode)
+    assert changes_on(HERE, [file]) == {file.path: ["owner root -> nobody"]}
+    write_changed(HERE, [file])
+    assert changes_on(HERE, [file]) == {}
+    assert changes_on(HERE, [replace(file, owner=HERE.owner(file.path, numbers=True))]) == {}
+    assert changes_on(HERE, [replace(file, owner="0:0")])[file.path][0].endswith(" -> 0:0")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    HERE.make_folder(str(folder), mode=0o700, owner="nobody")
+    assert HERE.owner(str(folder)) == "nobody"
+    (folder / "data").touch()
+    HERE.make_folder(str(folder), mode=0o700, owner="root")
+    assert HERE.owner(str(folder)) == "nobody", "a folder that holds something stays as it is"
 
 
 class Nobody(LocalMachine):

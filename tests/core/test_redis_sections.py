@@ -8,6 +8,7 @@ import pytest
 
 from credscale.core.environment import load
 from credscale.core.errors import EnvironmentInvalid
+from credscale.core.sections import RedisUser
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +48,13 @@ def test_a_good_section(tmp_path: Path) -> None:
     assert redis.deploy is not None
     assert redis.deploy.replicas == 1
     assert redis.deploy.announce == {"a:7000": "192.0.2.1:7000"}
+
+
+def test_a_users_own_rules_allow_what_clients_of_a_cluster_ask() -> None:
+    """Before 7.0 all of CLUSTER is administration."""
+    rules = RedisUser(name="app", password="env:APP").rules.split()
+    assert rules.index("-@dangerous") < rules.index("+cluster|slots")
+    assert {"+cluster|nodes", "+cluster|shards", "+info"} <= {*rules}
 
 
 @pytest.mark.parametrize(

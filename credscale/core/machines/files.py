@@ -23,7 +23,7 @@ class File:
         data: its contents.
         mode: its permission bits.
         secret: whether nobody may see what changes in it.
-        owner: user that shall own it; empty for whoever writes it.
+        owner: user that shall own it, by name or as ``uid:gid``; empty for whoever writes it.
     """
 
     path: str
@@ -33,17 +33,20 @@ class File:
     owner: str = ""
 
 
-def change_of(file: File, present: bytes | None, mode: int | None) -> list[str]:
+def change_of(file: File, present: bytes | None, mode: int | None, owner: str = "") -> list[str]:
     """Return what changes in a file, line by line, empty when nothing does; of a secret file not one line is shown.
 
     Args:
         file: as it shall be.
         present: what it holds now; None when it is not there.
         mode: its permission bits now.
+        owner: who owns it now, in the way of ``file.owner``; without meaning where that is empty.
     """
     if present is None:
         return [NEW_FILE, *([] if file.secret else [f"+{line}" for line in file.data.decode().splitlines()])]
     changes = [] if mode == file.mode else [f"mode {mode or 0:o} -> {file.mode:o}"]
+    if file.owner and owner != file.owner:
+        changes.append(f"owner {owner} -> {file.owner}")
     if present == file.data:
         return changes
     if file.secret:
@@ -60,8 +63,15 @@ def changes_on(machine: Machine, files: Iterable[File]) -> dict[str, list[str]]:
         PreconditionFailed: a file cannot be read.
         ConnectFailed: the machine cannot be reached.
     """
-    found = {file.path: change_of(file, *(machine.read_with_mode(file.path) or (None, None))) for file in files}
+    found = {file.path: _change_on(machine, file) for file in files}
     return {path: lines for path, lines in found.items() if lines}
+
+
+def _change_on(machine: Machine, file: File) -> list[str]:
+    present = machine.read_with_mode(file.path)
+    if present is None:
+        return change_of(file, None, None)
+    return change_of(file, *present, machine.owner(file.path, numbers=":" in file.owner) if file.owner else "")
 
 
 def write_changed(machine: Machine, files: Iterable[File]) -> None:

@@ -24,16 +24,20 @@ _THERE = (
     f'[ -x "$d" ] || exit {_CLOSED}; [ -e "$1" ] || exit {_ABSENT}'
 )
 _READ = f'{_THERE}; exec cat -- "$1"'
-# mktemp makes the file with mode 0600 under a name nobody could prepare; rename is what makes the change atomic
+# mktemp makes the file with mode 0600 under a name nobody could prepare; rename is what makes the change atomic. When
+# the connection or this process ends, that looks like the end of the data, so their length tells.
 _WRITE = (
-    'set -eu; new=$(mktemp "$1.XXXXXX"); trap \'rm -f -- "$new"\' EXIT; cat >"$new"; chmod "$2" "$new"; '
+    'set -eu; new=$(mktemp "$1.XXXXXX"); trap \'rm -f -- "$new"\' EXIT; trap "exit 1" HUP PIPE TERM; cat >"$new"; '
+    '[ "$(wc -c <"$new")" -eq "$4" ] || { echo "not all of its $4 bytes arrived" >&2; exit 1; }; chmod "$2" "$new"; '
     '[ -z "$3" ] || chown -- "$3" "$new"; sync "$new"; mv -f -- "$new" "$1"; trap - EXIT'
 )
+# One that is there and empty may be what a run left that ended before it gave the folder to its owner.
 _MAKE = (
-    'set -eu; [ ! -d "$1" ] || exit 0; umask 022; mkdir -p -- "$(dirname -- "$1")"; mkdir -m "$2" -- "$1"; '
-    '[ -z "$3" ] || chown -- "$3" "$1"'
+    'set -eu; if [ ! -d "$1" ]; then umask 022; mkdir -p -- "$(dirname -- "$1")"; mkdir -m "$2" -- "$1"; fi; '
+    '[ -z "$3" ] || [ -n "$(ls -A -- "$1")" ] || chown -- "$3" "$1"'
 )
 _OWNER = 'stat -c %U -- "$1" 2>/dev/null || exec stat -f %Su -- "$1"'
+_NUMBERS = 'stat -c %u:%g -- "$1" 2>/dev/null || exec stat -f %u:%g -- "$1"'
 _MODE = 'stat -c %a -- "$1" 2>/dev/null || stat -f %Lp -- "$1"'
 _LOOK = f'{_THERE}; {_MODE}; exec cat -- "$1"'
 
@@ -141,12 +145,12 @@ class Machine(ABC):
         Raises:
             PreconditionFailed: it cannot be written; what was there is untouched.
         """
-        done = self._script(_WRITE, path, f"{mode:o}", owner, stdin=data)
+        done = self._script(_WRITE, path, f"{mode:o}", owner, str(len(data)), stdin=data)
         if done.code:
             raise PreconditionFailed(f"{self.name}: {path} cannot be written: {done.complaint}")
 
     def make_folder(self, path: str, *, mode: int, owner: str = "") -> None:
-        """Make a folder unless it is there; one that is there stays as it is.
+        """Make a folder unless it is there; one that is there stays as it is, but an empty one is given to its owner.
 
         Raises:
             PreconditionFailed: it cannot be made.
@@ -181,9 +185,9 @@ class Machine(ABC):
             raise PreconditionFailed(f"{self.name}: {path} cannot be looked at: {done.complaint}")
         return int(done.text, 8)
 
-    def owner(self, path: str) -> str:
-        """Return the name of the user who owns a file or folder that is there."""
-        done = self._script(_OWNER, path)
+    def owner(self, path: str, *, numbers: bool = False) -> str:
+        """Return the name of the user who owns a file or folder that is there, or its ``uid:gid``."""
+        done = self._script(_NUMBERS if numbers else _OWNER, path)
         if done.code:
             raise PreconditionFailed(f"{self.name}: {path} cannot be looked at: {done.complaint}")
         return done.text.strip()

@@ -114,7 +114,7 @@ class SshMachine(Machine):
         except ChannelException as error:
             if error.code == _PROHIBITED:
                 raise ConnectFailed(
-                    f"{self.name}: sshd forbids forwarding, through which the first user is made. "
+                    f"{self.name}: sshd forbids forwarding, by which we look whether a port is taken. "
                     "Set AllowTcpForwarding local there"
                 ) from None
             return False

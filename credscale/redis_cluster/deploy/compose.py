@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from credscale.core.addresses import is_loopback
 from credscale.core.machines.files import File
-from credscale.redis_cluster.deploy.config_files import CONFIG_MODE, EVERYWHERE, HEADER
+from credscale.redis_cluster.deploy.config_files import CONFIG_MODE, EVERYWHERE, HEADER, with_loopback
 
 if TYPE_CHECKING:
     from credscale.redis_cluster.deploy.layout import Layout, NodeProcess
@@ -86,8 +85,7 @@ def published_at(layout: Layout) -> tuple[str, ...]:
     wanted = layout.deploy.bind.split()
     if not wanted or EVERYWHERE & {*wanted}:
         return ("",)
-    wanted += [] if any(map(is_loopback, wanted)) else ["127.0.0.1"]
-    return tuple(f"[{each}]:" if ":" in each else f"{each}:" for each in wanted)
+    return tuple(f"[{each}]:" if ":" in each else f"{each}:" for each in with_loopback(wanted))
 
 
 def health_command(node: NodeProcess, layout: Layout) -> str:

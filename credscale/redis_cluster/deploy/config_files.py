@@ -7,13 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from credscale.core.addresses import is_loopback
 from credscale.core.errors import EnvironmentInvalid
 from credscale.core.machines.files import File
 from credscale.redis_cluster.deploy.layout import bus_port_of, host_of, is_ip, port_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from credscale.core.sections import RedisDeploy
     from credscale.redis_cluster.deploy.layout import Layout, NodeProcess
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 HEADER = "# Written by credscale redis-deploy: edit the environment file and run it again.\n"
 UNITS = "/etc/systemd/system"
 SECRETS_MODE, CONFIG_MODE, FOLDER_MODE = 0o600, 0o644, 0o700
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "*", "0.0.0.0"})  # noqa: S104 - what a bind with 127.0.0.1 has
 EVERYWHERE = frozenset({"*", "0.0.0.0", "::", "-::*"})  # noqa: S104 - the owner's wish
 _PLAIN = re.compile(rb"[A-Za-z0-9_./:@%+,~&*#<>=|^!?()\[\]{}$;-]+")
 _ESCAPES = {ord('"'): b'\\"', ord("\\"): b"\\\\", 10: b"\\n", 13: b"\\r", 9: b"\\t"}
@@ -145,8 +145,18 @@ def bind(node: NodeProcess, layout: Layout) -> tuple[str, ...]:
         return ("*",)
     wanted = layout.deploy.bind.split()
     if wanted:
-        return tuple(wanted) if {*wanted} & EVERYWHERE or any(map(is_loopback, wanted)) else (*wanted, "127.0.0.1")
+        return with_loopback(wanted)
     return ("127.0.0.1",) if node.host in ("localhost", "127.0.0.1") else (node.host, "127.0.0.1")
+
+
+def with_loopback(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Return addresses to listen at and 127.0.0.1, where this tool looks whether a node runs.
+
+    An address that is there twice, or beside one that stands for all, keeps a server from starting. ``::`` and ``::1``
+    are of IPv6 alone.
+    """
+    have = {each.removeprefix("-") for each in addresses}
+    return tuple(addresses) if have & LOOPBACK else (*addresses, "127.0.0.1")
 
 
 def _announced(node: NodeProcess, layout: Layout) -> dict[str, tuple[str, ...]]:

@@ -15,6 +15,7 @@ from credscale.redis_cluster.cluster.slots import count, ranges_text, tag_in
 from credscale.redis_cluster.cluster.views import describe, inventory, look
 from credscale.redis_cluster.deploy.forming import POLL_SECONDS, form
 from credscale.redis_cluster.deploy.layout import layout
+from credscale.redis_cluster.deploy.placing import few_replicas
 from credscale.redis_cluster.deploy.plan import Wanted, host_risks, imagine_fresh, seats_of
 from credscale.redis_cluster.status import summarize, tables
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from credscale.core.context import Context
+    from credscale.redis_cluster.cluster.reasons import Reason
     from credscale.redis_cluster.cluster.views import Look
 
 WAIT_MS = 1000
@@ -32,13 +34,17 @@ CANARY_TIMEOUT = 5.0
 def wanted_cluster(ctx: Context, *, accept_one_host_majority: bool = False) -> Wanted:
     """Return the cluster that the environment describes; one replica per primary where it does not say.
 
+    Nodes of one machine of the section hosts fail together, by whichever addresses they are named.
+
     Raises:
         EnvironmentInvalid: it has no section redis.
     """
     addresses = inventory(ctx)
     section = ctx.environment.redis
     replicas = section.deploy.replicas if section is not None and section.deploy is not None else 1
-    return Wanted(addresses, replicas, accept_one_host_majority=accept_one_host_majority)
+    machines = {address: ctx.environment.machine_of(address) for address in addresses}
+    hosts = {address: name for address, name in machines.items() if name}
+    return Wanted(addresses, replicas, hosts, accept_one_host_majority=accept_one_host_majority)
 
 
 @step()
@@ -63,8 +69,8 @@ def create_cluster(ctx: Context, *, timeout: float = 60.0, accept_one_host_major
     def connect(address: str, seconds: float) -> Redis:
         return ctx.clients.redis_node(address, timeout=seconds)
 
-    made = form(wanted, connect, see, ctx.apply, partial(ctx.wait_until, every=POLL_SECONDS), ctx.note, timeout=timeout)
-    found = see()
+    wait = partial(ctx.wait_until, every=POLL_SECONDS)
+    made, found = form(wanted, connect, see, ctx.apply, wait, ctx.note, timeout=timeout)
     reasons = host_risks(found, wanted)
     for reason in reasons:
         ctx.note(f"{reason.text}; {reason.action}")
@@ -103,14 +109,28 @@ def cluster_ready(ctx: Context) -> Finding:
     """Check on every node of the environment that the cluster serves, agrees, and that all replicas are in sync.
 
     This is more than ``redis-cli --cluster check`` looks at: roles, replication, bus connections and epochs as well.
+    With ``redis.deploy`` each primary needs at least as many replicas as that says.
     """
     addresses = inventory(ctx)
     found = look(ctx, addresses=addresses)
-    wrong = gate(found, nodes=len(addresses))
+    wrong = (*gate(found, nodes=len(addresses)), *_few_replicas(ctx, found))
     summary = summarize(found)
     if wrong:
-        raise VerificationFailed(f"the Redis Cluster is not ready: {sentence(wrong)}. {summary}", tables(found))
+        remedies = "; ".join(dict.fromkeys(each.action for each in wrong if each.rule == "replica-count"))
+        todo = f". What to do: {remedies}" if remedies else ""
+        raise VerificationFailed(f"the Redis Cluster is not ready: {sentence(wrong)}. {summary}{todo}", tables(found))
     return Finding(f"ready: {summary}", {"rows": tables(found)["rows"]})
+
+
+def _few_replicas(ctx: Context, found: Look) -> tuple[Reason, ...]:
+    section = ctx.environment.redis
+    if section is None or section.deploy is None:
+        return ()
+    attached = {
+        (found.name(owner.id), owner.id): [found.name(each.id) for each in replicas_of(found.topology, owner.id)]
+        for owner in primaries(found.topology)
+    }
+    return few_replicas(attached, section.deploy.replicas)
 
 
 @step()

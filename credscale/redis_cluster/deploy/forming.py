@@ -95,7 +95,7 @@ def form(
     note: Callable[[str], None],
     *,
     timeout: float,
-) -> int:
+) -> tuple[int, Look]:
     """Make what is missing of a cluster and wait until it is ready.
 
     Args:
@@ -108,7 +108,7 @@ def form(
         timeout: seconds for each of the waits.
 
     Returns:
-        how many moves were made.
+        how many moves were made, and the last look, at a cluster that was ready unless nothing was waited for.
 
     Raises:
         PreconditionFailed: the nodes must not be touched.
@@ -134,8 +134,8 @@ def form(
     def lacking(seen: Look) -> tuple[Reason, ...]:
         return gate(seen, nodes=len(wanted.addresses))
 
-    _until(wait, "the cluster is ready on every node", look, lacking, timeout)
-    return made
+    ready = _until(wait, "the cluster is ready on every node", look, lacking, timeout)
+    return made, ready or found
 
 
 def gossiping(found: Look) -> tuple[Reason, ...]:
@@ -145,12 +145,18 @@ def gossiping(found: Look) -> tuple[Reason, ...]:
 
 def _until(
     wait: Wait, what: str, look: Callable[[], Look], missing: Callable[[Look], tuple[Reason, ...]], timeout: float
-) -> None:
+) -> Look | None:
+    """Wait; return the look that showed it, or None where a plan waits for nothing."""
+    seen: Look | None = None
+
     def probe() -> tuple[bool, str]:
-        reasons = missing(look())
+        nonlocal seen
+        seen = look()
+        reasons = missing(seen)
         return not reasons, sentence(reasons)
 
     wait(what, probe, timeout)
+    return seen
 
 
 def _moves(found: Look, wanted: Wanted, made: int) -> tuple[Move, ...]:

@@ -214,5 +214,5 @@ def _wrong_users(wanted: Layout) -> Iterator[str]:
         if names.count(name) > (name not in ("default", wanted.redis.user)):
             yield f"redis.deploy.users: {name} is the user of another entry, or the tool's own (redis.user)"
     for user in wanted.deploy.users:
-        if {"nopass", "resetpass", "reset"} & set(user.rules.split()):
+        if {"nopass", "resetpass", "reset"} & set(user.rules.lower().split()):
             yield f"redis.deploy.users: the rules of {user.name} would take its password away"

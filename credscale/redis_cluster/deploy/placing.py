@@ -15,7 +15,7 @@ from credscale.redis_cluster.cluster.reasons import Reason
 from credscale.redis_cluster.cluster.slots import Ranges, count, overlap, split_evenly, subtract, union
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 LEAST_PRIMARIES = 3
 Score = tuple[int, ...]
@@ -214,4 +214,26 @@ def risks(seats: Sequence[Seat], *, local: bool = False) -> tuple[Reason, ...]:
                 Reason("note" if local else "warn", owner.address, "anti-affinity", "all its replicas are on its own "
                        f"host {host[owner.address]}", "put a node for them on another host")
             )  # fmt: skip
+    return tuple(found)
+
+
+def few_replicas(attached: Mapping[tuple[str, str], Sequence[str]], least: int) -> tuple[Reason, ...]:
+    """Return which primaries have too few replicas, and which replica of another one could be theirs.
+
+    Args:
+        attached: the addresses of the replicas, by the address and the node id of their primary.
+        least: how many each primary shall have at least.
+    """
+    spare = [each for replicas in attached.values() for each in replicas[least:]]
+    found = []
+    for (address, node_id), replicas in attached.items():
+        if len(replicas) < least:
+            action = f"add one: invoke redis-add-node --node HOST:PORT --replica-of {address}"
+            if spare:
+                other = spare.pop(0)
+                action = (
+                    f"let {other}, which another primary can spare, replicate it: CLUSTER REPLICATE {node_id} there"
+                )
+            seen = f"it has {len(replicas)} replicas, expected at least {least}"
+            found.append(Reason("failed", address, "replica-count", seen, action))
     return tuple(found)

@@ -12,7 +12,14 @@ from credscale.redis_cluster.cluster.nodes import BUS_OFFSET, Node, by_id
 from credscale.redis_cluster.cluster.reasons import Reason, failed, listed
 from credscale.redis_cluster.cluster.slots import ALL, Ranges, overlap, ranges_text, subtract, union
 from credscale.redis_cluster.cluster.views import Look
-from credscale.redis_cluster.deploy.placing import LEAST_PRIMARIES, Seat, number_of_primaries, place, risks
+from credscale.redis_cluster.deploy.placing import (
+    LEAST_PRIMARIES,
+    Seat,
+    few_replicas,
+    number_of_primaries,
+    place,
+    risks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -201,6 +208,7 @@ def problems_of(found: Look, wanted: Wanted) -> tuple[Reason, ...]:
     if mode:
         return tuple(mode)
     wrong = (*_same(found), *_foreign(found), *_data(found), *_twice(found), *_numbers(found, wanted))
+    wrong = wrong or _lacking_replicas(found, wanted)
     if wrong or not any(True for _ in _meetings(found)):
         return wrong
     accepted = {"majority"} if wanted.accept_one_host_majority else set()
@@ -288,6 +296,20 @@ def _numbers(found: Look, wanted: Wanted) -> Iterator[Reason]:
                      f"nodes with {wanted.replicas} replicas per primary make {number}",
                      "let the new ones join with redis-add-node, and share the slots with "
                      "redis-rebalance")  # fmt: skip
+
+
+def _lacking_replicas(found: Look, wanted: Wanted) -> tuple[Reason, ...]:
+    """Find primaries that get too few replicas, because those that are replicas already stay where they are."""
+    seats = seats_of(found, wanted)
+    ids = {node.address: node.id for node in found.nodes}
+    return few_replicas(
+        {
+            (owner.address, ids[owner.address]): [each.address for each in seats if each.primary == owner.address]
+            for owner in seats
+            if not owner.primary
+        },
+        wanted.replicas,
+    )
 
 
 def _names(found: Look) -> Iterator[Reason]:

@@ -10,7 +10,7 @@ from credscale.redis_cluster.cluster.nodes import primaries, replicas_of
 from credscale.redis_cluster.cluster.reasons import Reason, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from credscale.redis_cluster.cluster.views import Look
     from credscale.redis_cluster.deploy.layout import Layout
@@ -102,6 +102,10 @@ def _safety(layout: Layout) -> Iterator[Reason]:
         who = "whoever holds a certificate" if deploy.tls is not None else "everybody on this machine"
         yield Reason("warn", "cluster", "password", f"there is no password: {who} can read, write and stop it",
                      "give redis.password a secret reference")  # fmt: skip
+    if deploy.start == "systemd" and not deploy.user:
+        yield Reason("warn", "cluster", "root", "systemd starts the nodes as root: whoever gets hold of one, through a "
+                     "fault or by CONFIG SET dir before 7.0, writes any file of the machine",
+                     "set user: redis")  # fmt: skip
     if not deploy.appendonly:
         yield Reason("warn", "cluster", "persistence", "appendonly: false: a primary that comes back empty makes its "
                      "replicas empty too; so no node is started again by itself", "set appendonly: true")  # fmt: skip
@@ -216,11 +220,37 @@ def emptied_by_start(found: Look, ids: Mapping[str, str]) -> tuple[str, ...]:
     """Return the nodes whose start could empty a shard: they still own slots, and have replicas.
 
     Only for nodes without an append-only file: a primary that comes back empty before one of its replicas is promoted
-    stays the primary, and they copy what it has (§1.6).
+    stays the primary, and they copy what it has (§1.6). Replicas that are about to be started themselves count not:
+    they have nothing that could be copied over.
 
     Args:
         found: how those nodes that run see the cluster.
         ids: node ids of those that are about to be started, by address.
     """
-    owners = {node.id for node in primaries(found.topology) if replicas_of(found.topology, node.id)}
+    started = {*ids.values()}
+    owners = {
+        owner.id
+        for owner in primaries(found.topology)
+        if any(node.id not in started for node in replicas_of(found.topology, owner.id))
+    }
     return tuple(address for address, node_id in ids.items() if node_id in owners)
+
+
+def heirs_without_votes(found: Look, ids: Iterable[str]) -> tuple[str, ...]:
+    """Return a replica of each of these primaries where none will be elected: no majority of primaries answers.
+
+    Args:
+        found: how those nodes that run see the cluster.
+        ids: node ids of primaries that are down.
+
+    Returns:
+        addresses; empty where there is a majority.
+    """
+    answering = {node.id for node in found.answering}
+    voters = primaries(found.topology)
+    if sum(node.id in answering for node in voters) > len(voters) // 2:
+        return ()
+    heirs = (
+        next((node.id for node in replicas_of(found.topology, each) if node.id in answering), None) for each in ids
+    )
+    return tuple(found.name(heir) for heir in heirs if heir is not None)

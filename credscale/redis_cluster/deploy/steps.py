@@ -16,6 +16,7 @@ from credscale.redis_cluster.deploy.risks import (
     MACHINE_SCRIPT,
     deployment_reasons,
     emptied_by_start,
+    heirs_without_votes,
     machine_reasons,
     outdated_reasons,
     parse_machine,
@@ -23,7 +24,7 @@ from credscale.redis_cluster.deploy.risks import (
 from credscale.redis_cluster.deploy.survey import Facts, survey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from credscale.core.context import Context
     from credscale.redis_cluster.deploy.layout import Layout
@@ -141,7 +142,8 @@ def _written(facts: Facts) -> str:
 def start_nodes(ctx: Context, *, timeout: float = TIMEOUT) -> Finding:
     """Start every node that does not run, and wait until all have loaded their data; they outlive this run.
 
-    A node that runs is left alone.
+    A node that runs is left alone. Without `appendonly` a primary that would come back empty is not started before a
+    replica is promoted, and this fails once the others run.
 
     Args:
         timeout: seconds in which each has to answer, and then all to load their data
@@ -152,12 +154,15 @@ def start_nodes(ctx: Context, *, timeout: float = TIMEOUT) -> Finding:
     if unwritten or (stopped and facts.compose):
         problem = f"first their files have to be written: {listed(unwritten or facts.compose)}. Run redis-deploy"
         ctx.require(False, PreconditionFailed(problem))
-    if stopped and not facts.layout.deploy.appendonly:
-        _refuse_emptying(ctx, stopped)
-    for each in stopped:
+    in_danger = _in_danger(ctx, stopped) if stopped and not facts.layout.deploy.appendonly else {}
+    safe = [each for each in stopped if each.node.address not in in_danger]
+    for each in safe:
         ctx.apply(f"start {each.node.where}", start_node, ctx, each.node, facts.layout, timeout=timeout)
-    if stopped or any(each.loading for each in facts.nodes):
-        ctx.wait_until("every node has loaded its data", lambda: _loaded(ctx), timeout, every=LOADING_POLL_SECONDS)
+    if safe or any(each.loading for each in facts.nodes):
+        what = "every node has loaded its data"
+        ctx.wait_until(what, lambda: _loaded(ctx, in_danger), timeout, every=LOADING_POLL_SECONDS)
+    if in_danger:
+        raise _emptying(ctx, in_danger, safe)
     if not stopped:
         return Finding("every node runs")
     rows = [
@@ -168,33 +173,44 @@ def start_nodes(ctx: Context, *, timeout: float = TIMEOUT) -> Finding:
     return Finding(f"{began} {len(stopped)} of {len(facts.nodes)} nodes", {"rows": rows})
 
 
-def _loaded(ctx: Context) -> tuple[bool, str]:
+def _loaded(ctx: Context, left_out: Collection[str]) -> tuple[bool, str]:
     facts = survey(ctx)
     if facts.problems:
         raise ConnectFailed("; ".join(facts.problems))
-    waiting = [each.node.address for each in facts.nodes if each.loading or not each.running]
+    nodes = [each for each in facts.nodes if each.node.address not in left_out]
+    waiting = [each.node.address for each in nodes if each.loading or not each.running]
     return not waiting, f"{listed(waiting)} not yet" if waiting else "all have"
 
 
-def _refuse_emptying(ctx: Context, stopped: Sequence[NodeFacts]) -> None:
-    """Refuse to start a primary that would come back empty while its replicas still have its data.
-
-    Raises:
-        PreconditionFailed: there is one; nothing was changed.
-    """
+def _in_danger(ctx: Context, stopped: Sequence[NodeFacts]) -> dict[str, str]:
+    """Return the node ids of primaries that would come back empty while their replicas have the data, by address."""
     ids = {}
     for each in stopped:
         stored = ctx.clients.machine(each.node.machine).read(f"{each.node.data}/nodes.conf")
         own = next((node.id for node in parse_nodes((stored or b"").decode()) if node.is_myself), None)
         if own is not None:
             ids[each.node.address] = own
-    in_danger = emptied_by_start(look(ctx, links=False), ids) if ids else ()
-    if in_danger:
-        raise PreconditionFailed(
-            f"{listed(in_danger)} would come back without its data (appendonly: false) while it still counts as the "
-            "primary of its slots; its replicas would copy that. No node was started. Wait until a replica is promoted "
-            "(cluster-status shows it), then run redis-deploy again"
+    return {address: ids[address] for address in emptied_by_start(look(ctx, links=False), ids)} if ids else {}
+
+
+def _emptying(ctx: Context, in_danger: Mapping[str, str], started: Sequence[NodeFacts]) -> CredscaleError:
+    """Return why some nodes were not started, and what leads out of it."""
+    began = "would be started" if ctx.dry_run else "were started"
+    others = f"{listed(each.node.address for each in started)} {began}" if started else "No node was started"
+    heirs = heirs_without_votes(look(ctx, links=False), in_danger.values())
+    env = f"--env {ctx.environment.name}"
+    way = "Wait until a replica is promoted (cluster-status shows it)"
+    if heirs:
+        commands = "; ".join(f"invoke redis.force-failover {env} --replica {heir} --mode takeover" for heir in heirs)
+        way = (
+            "No majority of the primaries runs, so no replica is promoted by itself. Bring primaries of other shards "
+            f"back, or promote one each with: {commands}"
         )
+    text = (
+        f"{listed(in_danger)} would come back without its data (appendonly: false) while it still counts as the "
+        f"primary of its slots; its replicas would copy that. {others}. {way}, then run: invoke redis-deploy {env}"
+    )
+    return VerificationFailed(text) if started and not ctx.dry_run else PreconditionFailed(text)
 
 
 @probe()

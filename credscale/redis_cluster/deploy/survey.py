@@ -184,9 +184,24 @@ def _machine(
     for node in wanted.on(name):
         changes = changes_on(machine, files_of(node, wanted, passwords, program, owner))
         running, loading, problem = _server(ctx, node, machine)
-        problem = problem or (unfit.get(node.address, "") if not running else "")
+        if not running:
+            problem = problem or unfit.get(node.address, "") or _strange_owner(node, machine, owner)
         found.append(NodeFacts(node, changes, running=running, loading=loading, problem=problem))
     return found, compose
+
+
+def _strange_owner(node: NodeProcess, machine: Machine, owner: str) -> str:
+    """Return why a stopped node could not read or write its own folder; an empty one is given to its owner later."""
+    for folder in (node.folder, node.data) if owner else ():
+        if not machine.exists(folder):
+            return ""
+        seen = machine.owner(folder, numbers=":" in owner)
+        if seen != owner and machine.must_run(["ls", "-A", "--", folder]).text.strip():
+            return (
+                f"{node.address}: {folder} on {machine.name} belongs to {seen}, expected {owner}, as whom the node is "
+                f"started. Make sure that no server uses it, then run there: chown -R {owner} {node.folder}"
+            )
+    return ""
 
 
 def _unfit(node: NodeProcess, machine: Machine, program: str, version: tuple[int, ...]) -> str:

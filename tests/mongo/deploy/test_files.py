@@ -122,6 +122,9 @@ def test_changes_are_shown_but_for_secrets() -> None:
     secret = File("/k", b"secret", 0o400, secret=True)
     assert change_of(secret, None, None) == ["new file"]
     assert change_of(secret, b"other", 0o644) == ["mode 644 -> 400", "contents differ"]
+    owned = File("/f", b"a\n", 0o644, owner="mongod")
+    assert change_of(owned, b"a\n", 0o644, "root") == ["owner root -> mongod"]
+    assert change_of(owned, b"a\n", 0o644, "mongod") == []
 
 
 def parsed(process: Process, found: Layout) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Nodes:
         self.refusals: dict[Words, Exception] = {}
         self.notes: list[str] = []
         self.texts: list[str] = []
+        self.last = Look(())
 
     def connect(self, address: str, _timeout: float) -> Any:
         return Client(self, address)
@@ -108,6 +109,8 @@ class Nodes:
         return func(*args)
 
     def form(self) -> int:
+        """Make the cluster; return how many moves that took."""
+
         def wait(what: str, probe: Callable[[], tuple[bool, str]], timeout: float) -> None:
             self.servers.gossip()
             reached, seen = probe()
@@ -115,7 +118,8 @@ class Nodes:
                 raise WaitTimeout(f"{what}: {seen} ({timeout})")
 
         wanted = Wanted(self.servers.addresses, 1)
-        return form(wanted, self.connect, self.look, self.apply, wait, self.notes.append, timeout=1)
+        made, self.last = form(wanted, self.connect, self.look, self.apply, wait, self.notes.append, timeout=1)
+        return made
 
     def commands(self, *words: Any) -> list[Words]:
         return [each for each in self.sent if each[1 : 1 + len(words)] == words]

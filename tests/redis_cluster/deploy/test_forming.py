@@ -8,6 +8,7 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed, VerificationFailed, WaitTimeout
+from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.deploy import forming
 from credscale.redis_cluster.deploy.forming import form_cluster
 from tests.redis_cluster.deploy.simulated_clients import Nodes
@@ -30,6 +31,31 @@ def test_a_cluster_comes_to_be_and_stays() -> None:
     assert nodes.form() == 0
     assert len(nodes.sent) == sent
     assert not {words[2] for words in nodes.sent} & {"RESET", "FORGET", "DELSLOTS"}
+
+
+def test_what_is_told_in_the_end_is_the_look_that_showed_it_ready() -> None:
+    """Another one may find a node that does not answer just then, and has no IP address."""
+    nodes = Nodes()
+    looks: list[Look] = []
+    look = nodes.look
+    nodes.look = lambda: looks.append(look()) or looks[-1]  # type: ignore[func-returns-value, method-assign]
+    nodes.form()
+    assert nodes.last is looks[-1]
+    assert gate(nodes.last, nodes=6) == ()
+
+
+def test_a_replica_at_the_wrong_primary_is_told_instead_of_called_complete() -> None:
+    nodes = Nodes()
+    nodes.form()
+    replica = nodes.servers.all["10.0.0.1:7003"]
+    left, replica.primary = (
+        replica.primary,
+        next(
+            each.address for each in nodes.servers.all.values() if not each.primary and each.address != replica.primary
+        ),
+    )
+    with pytest.raises(PreconditionFailed, match=f"{left}: it has 0 replicas, expected at least 1.*CLUSTER REPLICATE"):
+        nodes.form()
 
 
 def test_messages_are_sent_until_all_connections_show() -> None:

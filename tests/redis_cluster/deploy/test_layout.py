@@ -66,7 +66,7 @@ def test_each_user_exists_once(users: list[str], own: str | None, said: str) -> 
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("rule", ["nopass", "resetpass", "reset"])
+@pytest.mark.parametrize("rule", ["nopass", "resetpass", "reset", "NOPASS", "ResetPass"])
 def test_rules_cannot_take_the_password_away(rule: str) -> None:
     with pytest.raises(EnvironmentInvalid, match="the rules of app would take its password away"):
         cluster(users=[{"name": "app", "password": "env:P", "rules": f"~* +@all {rule}"}])

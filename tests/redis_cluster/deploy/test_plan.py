@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from credscale.redis_cluster.cluster.slots import ALL, SLOTS, count, union
 from credscale.redis_cluster.cluster.views import Look
+from credscale.redis_cluster.deploy.placing import few_replicas
 from credscale.redis_cluster.deploy.plan import (
     ADD_SLOTS,
     KNOCK,
@@ -231,6 +232,25 @@ def test_more_primaries_than_wanted_or_fewer_that_own_everything() -> None:
     (found,) = problems_of(servers.look(), wanted(servers))
     assert "3 primaries own all slots" in found.what
     assert "redis-add-node" in found.action
+
+
+def test_replicas_that_another_primary_can_spare_are_named() -> None:
+    servers = made(SPREAD)
+    first, second, third = (each.address for each in servers.all.values() if each.slots)
+    spare = [each.address for each in servers.all.values() if each.primary in (first, second)]
+    servers.all[spare[0]].primary = servers.all[spare[1]].primary = first
+    (found,) = problems_of(servers.look(), wanted(servers))
+    assert (found.where, found.what) == (second, "it has 0 replicas, expected at least 1")
+    assert found.action == (
+        f"let {spare[1]}, which another primary can spare, replicate it: CLUSTER REPLICATE "
+        f"{servers.all[second].id} there"
+    )
+    assert third not in found.text
+    assert problems_of(servers.look(), wanted(servers, 0))[0].rule != "replica-count"
+    two = few_replicas({("a:1", "A"): [], ("b:1", "B"): [], ("c:1", "C"): ["c:2", "c:3", "c:4"]}, 1)
+    assert [each.action.split(",")[0] for each in two] == ["let c:3", "let c:4"], "each is offered once"
+    (alone,) = few_replicas({("10.0.0.1:7000", "id"): []}, 1)
+    assert alone.action == "add one: invoke redis-add-node --node HOST:PORT --replica-of 10.0.0.1:7000"
 
 
 def test_names_and_versions_only_matter_to_nodes_that_are_to_meet() -> None:

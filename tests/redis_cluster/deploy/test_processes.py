@@ -189,3 +189,23 @@ def test_ours_may_still_be_loading() -> None:
     assert survey._server(context(Played(), reply), cluster().nodes[0], Played()) == (True, True, "")
     silent = Played(listening=False)
     assert survey._server(context(silent), cluster().nodes[0], silent) == (False, False, "")
+
+
+@pytest.mark.parametrize(
+    ("owner", "holds", "said"),
+    [
+        (b"root\n", b"redis.conf\n", "r1:7000: /var/lib/redis/7000 on r1 belongs to root, expected redis"),
+        (b"root\n", b"", ""),
+        (b"redis\n", b"redis.conf\n", ""),
+    ],
+)
+def test_a_stopped_node_of_another_user_is_refused_with_the_remedy(owner: bytes, holds: bytes, said: str) -> None:
+    """An empty folder is what a killed run left; it is given to its owner."""
+    answers = {"sh -c stat -c %U": Completed(0, owner, b""), "ls -A": Completed(0, holds, b"")}
+    problem = survey._strange_owner(cluster(user="redis").nodes[0], Played(answers), "redis")
+    assert problem.startswith(said)
+    assert bool(problem) == bool(said)
+    assert not said or problem.endswith("run there: chown -R redis /var/lib/redis/7000")
+    assert survey._strange_owner(cluster().nodes[0], Played(answers), "") == ""
+    absent = Played(answers | {"sh -c d=": Completed(44, b"", b"")})
+    assert survey._strange_owner(cluster().nodes[0], absent, "redis") == ""

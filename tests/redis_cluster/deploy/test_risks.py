@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,7 @@ from credscale.redis_cluster.deploy.risks import (
     MachineFacts,
     deployment_reasons,
     emptied_by_start,
+    heirs_without_votes,
     machine_reasons,
     outdated_reasons,
     parse_machine,
@@ -21,10 +22,15 @@ from credscale.redis_cluster.deploy.risks import (
 from tests.redis_cluster.deploy.test_files import TLS, cluster
 from tests.redis_cluster.fakes import look_of, node_id, topology
 
+if TYPE_CHECKING:
+    from credscale.redis_cluster.cluster.views import Look
+
 LOCAL = [f"127.0.0.1:{port}" for port in range(7000, 7006)]
 
 
 def rules(severity: str = "warn", **deploy: Any) -> set[str]:
+    if deploy.get("start", "systemd") == "systemd":
+        deploy = {"user": "redis"} | deploy
     return {reason.rule for reason in deployment_reasons(cluster(**deploy)) if reason.severity == severity}
 
 
@@ -43,6 +49,7 @@ def test_sound_settings_have_no_risk() -> None:
         ({"maxmemory": "unlimited"}, "maxmemory"),
         ({"nodes": LOCAL, "redis": {"password": None}}, "password"),
         ({"appendonly": False}, "persistence"),
+        ({"user": ""}, "root"),
         ({"replicas": 0}, "replicas"),
         ({"nodes": LOCAL, "start": "compose", "compose": {"network": "bridge"},
           "announce": {each: f"203.0.113.5:{each[-4:]}" for each in LOCAL}}, "published"),
@@ -119,11 +126,24 @@ def test_settings_in_force_are_compared_with_the_environments() -> None:
 
 def test_a_primary_must_not_come_back_empty_before_its_replica_is_promoted() -> None:
     nodes = topology()
-    ids = {"r1:7000": node_id(0), "r2:7001": node_id(3)}
-    assert emptied_by_start(look_of(nodes), ids) == ("r1:7000",), "node 3 is a replica"
+    ids = {"r1:7000": node_id(0), "r2:7001": node_id(4)}
+    assert emptied_by_start(look_of(nodes), ids) == ("r1:7000",), "node 4 is a replica of another"
+    assert emptied_by_start(look_of(nodes), ids | {"r2:7002": node_id(3)}) == (), "its replica has nothing either"
     promoted = tuple(
         replace(node, slots=nodes[0].slots, flags=("master",), primary_id="") if node.id == node_id(3)
         else replace(node, slots=(), flags=("master", "fail")) if node.id == node_id(0) else node
         for node in nodes
     )  # fmt: skip
     assert emptied_by_start(look_of(promoted), {"r1:7000": node_id(0)}) == ()
+
+
+def test_without_a_majority_the_replicas_to_promote_are_named() -> None:
+    """Primaries 0 to 2 with replicas 3 to 5; who is down has no answer."""
+
+    def found(*down: int) -> Look:
+        gone = {"error": "nothing listens at its port", "view": (), "info": {}}
+        return look_of(topology(), {number: dict(gone) for number in down})
+
+    assert heirs_without_votes(found(0), [node_id(0)]) == ()
+    assert heirs_without_votes(found(0, 1), [node_id(0), node_id(1)]) == ("10.0.0.3:7003", "10.0.0.4:7004")
+    assert heirs_without_votes(found(0, 1, 4), [node_id(0)]) == ("10.0.0.3:7003",)

@@ -14,6 +14,7 @@ from credscale.core.journal import Journal
 from credscale.core.machines import Completed
 from credscale.core.secrets import Secrets
 from credscale.core.step import Status
+from credscale.redis_cluster.deploy.creation import cluster_ready, wanted_cluster
 from credscale.redis_cluster.deploy.steps import client_settings, deployment_risks, start_nodes, write_node_files
 from tests.redis_cluster.deploy.test_processes import Played
 from tests.redis_cluster.fakes import FakeNodes, topology
@@ -34,7 +35,8 @@ class Unreachable(Played):
 def context(machine: Any, *, folder: Path | None = None, **deploy: Any) -> Context:
     nodes = topology(hosts=3)
     redis = {
-        "nodes": [node.address for node in nodes], "password": "env:REDIS", "deploy": {"maxmemory": "400mb", **deploy},
+        "nodes": [node.address for node in nodes], "password": "env:REDIS",
+        "deploy": {"maxmemory": "400mb", "user": "redis", **deploy},
     }  # fmt: skip
     environment = Environment.model_validate({"name": "unit", "redis": redis, "hosts": HOSTS})
     secrets = Secrets()
@@ -71,6 +73,24 @@ def test_what_may_not_be_touched_stops_every_step(monkeypatch: pytest.MonkeyPatc
         with pytest.raises(StepFailed, match=r"6.0.16; 6.2 or later is needed. Nothing was changed") as caught:
             step(context(machine))
         assert caught.value.result.changes == []
+
+
+def test_a_machine_counts_once_by_whichever_address() -> None:
+    ctx = context(Played())
+    ctx.environment.redis.nodes[1:3] = ["r0:7001", "127.0.0.1:7002"]  # type: ignore[union-attr]
+    hosts = wanted_cluster(ctx).hosts
+    assert hosts["10.0.0.0:7000"] == hosts["r0:7001"] == "r0"
+    assert "127.0.0.1:7002" not in hosts, "this machine's nodes go by their IP address"
+
+
+@pytest.mark.parametrize(("replicas", "ready"), [(1, True), (2, False)])
+def test_ready_is_only_who_has_its_replicas(replicas: int, ready: bool) -> None:
+    ctx = context(Played(), replicas=replicas)
+    if ready:
+        assert cluster_ready(ctx).summary.startswith("ready: ")
+        return
+    with pytest.raises(StepFailed, match="has 1 replicas, expected at least 2.*redis-add-node .*--replica-of 10.0.0.0"):
+        cluster_ready(ctx)
 
 
 def test_clients_find_their_settings_in_the_runs_folder(tmp_path: Path) -> None:

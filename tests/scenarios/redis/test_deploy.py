@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from credscale.core.context import Context
 from credscale.core.errors import RunFailed, StepFailed
+from credscale.core.sections import RedisUser
 from credscale.core.step import Status
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.views import look_at
@@ -79,7 +80,8 @@ def argv_of_all() -> str:
 
 def test_from_nothing_again_and_after_a_loss(site: Deployment, tmp_path: Path) -> None:
     site.inventory["redis"]["user"] = "ops"
-    site.deploy["users"] = [{"name": "app", "password": "env:DEPLOY_APP", "rules": "~app:* +@all -@admin -@dangerous"}]
+    rules = RedisUser(name="app", password="env:DEPLOY_APP").rules.replace("~*", "~app:*")
+    site.deploy["users"] = [{"name": "app", "password": "env:DEPLOY_APP", "rules": rules}]
     plan = site.run(dry_run=True)
     assert not site.directory.exists(), "a plan changes nothing"
     assert [text for text in changes(plan) if text.startswith(("write", "start"))] == [
@@ -228,14 +230,24 @@ def test_an_emptied_primary_waits_for_the_promotion_of_its_replica(site: Deploym
     for number in range(100):
         app.set(f"key:{number}", number)
     assert all(each.wait(1, 5000) for each in map(app.get_redis_connection, app.get_primaries()))
-    lost = next(each for each in site.addresses if site.client(each).info("replication")["role"] == "master")
+    lost, second, third = (each for each in site.addresses if site.client(each).info("replication")["role"] == "master")
+    (heir,), (other_heir,), (harmless,) = (
+        [each for each in site.addresses if replicates(site, each, primary)] for primary in (lost, second, third)
+    )
     site.kill(lost)
-    with pytest.raises(RunFailed, match=f"{lost} would come back without its data"):
+    site.kill(harmless)
+    with pytest.raises(RunFailed, match=f"{lost} would come back without its data") as caught:
         site.run()
+    assert f"{harmless} were started. Wait until a replica is promoted" in str(caught.value)
 
-    (heir,) = (each for each in site.addresses if each != lost and replicates(site, each, lost))
-    site.client(heir).execute_command("CLUSTER", "FAILOVER", "FORCE")
-    wait_for(lambda: site.client(heir).info("replication")["role"] == "master", 20)
+    # without a majority nobody is promoted by itself
+    site.kill(second)
+    with pytest.raises(RunFailed, match="No node was started. No majority of the primaries runs") as caught:
+        site.run()
+    for each in (heir, other_heir):
+        assert f"invoke redis.force-failover --env deployment --replica {each} --mode takeover" in str(caught.value)
+        site.client(each).execute_command("CLUSTER", "FAILOVER", "TAKEOVER")
+        wait_for(lambda heir=each: site.client(heir).info("replication")["role"] == "master", 20)
     site.run()
     wait_for(lambda: healthy(site), 20)
     assert [app.get(f"key:{number}") for number in range(100)] == [str(number).encode() for number in range(100)]
