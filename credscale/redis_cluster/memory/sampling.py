@@ -110,14 +110,32 @@ def _draw(client: Any, most: int, deadline: float) -> list[str]:
         pipeline = client.pipeline(transaction=False)
         for _ in range(BATCH):
             pipeline.randomkey()
-        found |= dict.fromkeys(name for name in pipeline.execute() if name is not None)
+        found |= dict.fromkeys(name for name in _replies(pipeline) if name is not None)
         if time.monotonic() >= deadline:
             break
     return list(found)[:most]
 
 
+def _replies(pipeline: Any) -> list[Any]:
+    """Return a pipeline's replies; a key of a slot on its way has an error for one.
+
+    SCAN and RANDOMKEY tell keys of slots that arrive or leave as well, and every command on those is redirected.
+
+    Raises:
+        RedisError: any other; as the server put it, for redis-py would add the command, and with it the key's name.
+    """
+    from redis.exceptions import AskError, MovedError, TryAgainError
+
+    replies: list[Any] = pipeline.execute(raise_on_error=False)
+    for reply in replies:
+        if isinstance(reply, Exception) and not isinstance(reply, AskError | MovedError | TryAgainError):
+            raise reply
+    return replies
+
+
 def _ask(client: Any, address: str, names: Sequence[str], deadline: float, *, sizes: bool) -> tuple[KeyFact, ...]:
     answers: list[tuple[str, str, int, int | None]] = []
+    each = 3 if sizes else 2
     for start in range(0, len(names), BATCH):
         pipeline = client.pipeline(transaction=False)
         batch = names[start : start + BATCH]
@@ -125,11 +143,12 @@ def _ask(client: Any, address: str, names: Sequence[str], deadline: float, *, si
             pipeline.type(name).pttl(name)
             if sizes:
                 pipeline.memory_usage(name, samples=SAMPLES)
-        replies = iter(pipeline.execute())
-        for name in batch:
-            kind, ttl, size = next(replies), int(next(replies)), next(replies) if sizes else None
-            if kind != "none":  # it expired or moved meanwhile
-                answers.append((name, str(kind), ttl, int(size) if size is not None else None))
+        replies = _replies(pipeline)
+        for number, name in enumerate(batch):
+            kind, ttl, *size = replies[each * number : each * (number + 1)]
+            gone = kind == "none" or any(isinstance(reply, Exception) for reply in (kind, ttl, *size))
+            if not gone:
+                answers.append((name, str(kind), int(ttl), int(size[0]) if sizes and size[0] is not None else None))
         if time.monotonic() >= deadline:
             break
     shown = patterns(name for name, *_ in answers)

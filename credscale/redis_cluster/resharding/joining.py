@@ -114,11 +114,9 @@ def newcomer_problems(cluster: Look, seen: NodeView) -> list[str]:
         found.append(f"it is {seen.server.text}, the others are {have}; use the same major version")
     if find_member(cluster, seen.address) is not None:
         return found
-    ids = {node.id for node in cluster.topology}
-    others = [each for each in seen.view if not each.is_myself]
-    if others and ids.isdisjoint(each.id for each in others):
+    if is_stranger(cluster, seen):
         found.append(f"it belongs to another cluster of {len(seen.view)} nodes; reset it there first")
-    elif others:
+    elif any(not each.is_myself for each in seen.view):
         found.append("it knows nodes of this cluster, which do not know it: it was removed, or is about to join; wait, "
                      "or reset it with CLUSTER RESET")  # fmt: skip
     if seen.me is not None and seen.me.slots:
@@ -127,6 +125,12 @@ def newcomer_problems(cluster: Look, seen: NodeView) -> list[str]:
     if keys:
         found.append(f"it holds {keys:,} keys, which would be lost or in the wrong slots; nothing here ever empties it")
     return found
+
+
+def is_stranger(cluster: Look, seen: NodeView) -> bool:
+    """Return whether a node knows others, and none of this cluster. Pure."""
+    others = {each.id for each in seen.view if not each.is_myself}
+    return bool(others) and others.isdisjoint(node.id for node in cluster.topology)
 
 
 def choose_primary(topology: Sequence[Node], host: str, leave_out: str = "") -> Node:

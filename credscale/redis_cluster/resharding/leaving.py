@@ -26,7 +26,7 @@ from credscale.redis_cluster.resharding.ends import (
     settle,
     wait_ready,
 )
-from credscale.redis_cluster.resharding.joining import choose_primary
+from credscale.redis_cluster.resharding.joining import choose_primary, is_stranger
 from credscale.redis_cluster.resharding.plan import moved, plan_drain
 from credscale.redis_cluster.resharding.routes import Pace
 from credscale.redis_cluster.resharding.steps import require_closed
@@ -62,7 +62,7 @@ def remove_node(
         timeout: seconds to wait for all nodes to agree
 
     Raises:
-        EnvironmentInvalid: nobody knows the node.
+        EnvironmentInvalid: nobody knows the node, or it belongs to another cluster.
         Refused: something of accept_risk is so.
         PreconditionFailed: the cluster is not in order, or the node owns slots and does not answer.
     """
@@ -151,15 +151,18 @@ def _require_removable(ctx: Context, found: Look, member: Node, seen: NodeView |
 def removal_risks(found: Look, member: Node) -> list[str]:
     """Return what a removal would break that holds now, one part of a sentence each. Pure.
 
-    Its replicas are thought to follow other primaries, and its slots to be with the others.
+    Its replicas are thought to follow other primaries, and its slots to be with the others. The last replica of a whole
+    cluster is not counted: a primary becomes one by itself when its slots have gone (cluster-allow-replica-migration),
+    and its removal must go on where it broke off.
     """
     before = found.topology
     rest = [node for node in before if node.id != member.id]
-    risks = []
     if member.is_replica:
+        if not any(node.is_replica for node in rest):
+            return []
         alone = [node for node in primaries(before) if replicas_of(before, node.id) == (member,)]
-        risks += [f"{found.name(node.id)} would be without a replica" for node in alone]
-        return risks
+        return [f"{found.name(node.id)} would be without a replica" for node in alone]
+    risks = []
     owners = primaries(before)
     if member.slots and len(owners) - 1 < LEAST_PRIMARIES:
         risks.append(f"{len(owners) - 1} primaries would be left, and with fewer than {LEAST_PRIMARIES} the loss of "
@@ -268,7 +271,7 @@ def _half_forgotten(ctx: Context, found: Look, seen: NodeView | None, node: str)
     """Finish a removal that broke off after its first FORGET; None when the node is a member like any other.
 
     Raises:
-        EnvironmentInvalid: nobody knows the node.
+        EnvironmentInvalid: nobody knows the node, or it belongs to another cluster.
         PreconditionFailed: what it holds may be the only copy.
     """
     node_id = seen.id if seen is not None and not seen.error else _id_of(found, node)
@@ -284,7 +287,12 @@ def _half_forgotten(ctx: Context, found: Look, seen: NodeView | None, node: str)
         raise EnvironmentInvalid(f"no node of the cluster is {node}. Its nodes: {names}")
     if seen is not None and alive and len(seen.view) <= 1 and not knowing:
         return Finding(f"{node} is not in the cluster")
-    lines = [line for each in knowing for line in each.view if line.id == node_id and line.slots]
+    if seen is not None and alive and is_stranger(found, seen):
+        raise EnvironmentInvalid(
+            f"{node} belongs to another cluster, of {len(seen.view)} nodes, none of which is in this one. Nothing was "
+            "changed. Look whether the address and the environment are the right ones"
+        )
+    lines = [line for each in (*knowing, seen) if each for line in each.view if line.id == node_id and line.slots]
     primary = seen.me.primary_id if seen is not None and seen.me is not None else ""
     owners = {each.id for each in primaries(found.topology)}
     if lines or (alive and primary and primary not in owners):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import AskError, MovedError, NoPermissionError, TryAgainError
 
 from credscale.redis_cluster.memory.sampling import (
     KeyFact,
@@ -16,6 +17,7 @@ from credscale.redis_cluster.memory.sampling import (
     kind_of,
     pattern_rows,
     patterns,
+    sample_keys,
     ttl_class,
     ttl_rows,
 )
@@ -61,6 +63,75 @@ def test_times_to_live() -> None:
     (row,) = pattern_rows(keys)
     assert (row["keys"], row["with TTL"], row["mean TTL (s)"], row["mean_bytes"]) == (4, "75%", 33, 15)
     assert ttl_rows([]) == []
+
+
+class Server:
+    """A node whose keys all are strings, save those for which it answers an error to every command."""
+
+    def __init__(self, errors: dict[str, Exception]) -> None:
+        self.names = [*errors, "a:1", "a:2"]
+        self.errors = errors
+        self.queue: list[Any] = []
+
+    def dbsize(self) -> int:
+        return len(self.names)
+
+    def scan(self, _cursor: int, *, count: int) -> tuple[int, list[str]]:
+        assert count
+        return 0, self.names
+
+    def pipeline(self, *, transaction: bool) -> Server:
+        assert not transaction
+        self.queue = []
+        return self
+
+    def randomkey(self) -> None:
+        self.queue.append(self.names[len(self.queue) % len(self.names)])
+
+    def type(self, name: str) -> Server:
+        self.queue.append(self.errors.get(name, "string"))
+        return self
+
+    def pttl(self, name: str) -> Server:
+        self.queue.append(self.errors.get(name, -1))
+        return self
+
+    def memory_usage(self, name: str, *, samples: int) -> None:
+        assert samples
+        self.queue.append(self.errors.get(name, 50))
+
+    def execute(self, *, raise_on_error: bool = True) -> list[Any]:
+        bad = [reply for reply in self.queue if isinstance(reply, Exception)]
+        if bad and raise_on_error:
+            bad[0].args = (
+                f"Command # 1 (TYPE {self.names[0]}) of pipeline caused error: {bad[0]}",
+            )  # as redis-py does
+            raise bad[0]
+        return self.queue
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("sizes", [False, True])
+def test_keys_on_their_way_are_left_out(drawn: bool, sizes: bool) -> None:
+    """SCAN and RANDOMKEY tell keys of slots that arrive or leave as well; other commands on them are redirected."""
+    redirects: dict[str, Exception] = {
+        "a:moved": MovedError("1 10.0.0.1:7000"), "a:ask": AskError("1 10.0.0.1:7000"), "a:again": TryAgainError("x"),
+    }  # fmt: skip
+    server: Any = Server(redirects)
+    if drawn:
+        server.dbsize = lambda: 1_000_000
+    found = sample_keys(server, "n:1", most=100, seconds=5, sizes=sizes)
+    assert found.error == ""
+    assert len(found.keys) == 2
+    assert {key.bytes for key in found.keys} == ({50} if sizes else {None})
+    assert not found.whole
+
+
+def test_no_name_of_a_key_is_in_an_error() -> None:
+    server: Any = Server({"a:secret": NoPermissionError("this user has no permissions to run the 'type' command")})
+    found = sample_keys(server, "n:1", most=100, seconds=5, sizes=True)
+    assert found.keys == ()
+    assert found.error == "NoPermissionError: this user has no permissions to run the 'type' command"
 
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -9,14 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from credscale.core.context import Context
+from credscale.core.environment import Environment
+from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, StepFailed
+from credscale.core.journal import Journal
+from credscale.core.secrets import Secrets
 from credscale.redis_cluster.cluster.nodes import Node, nodes_text, parse_nodes, replicas_of
 from credscale.redis_cluster.cluster.views import Look, NodeView
 from credscale.redis_cluster.resharding.carrying_out import refuse_full
 from credscale.redis_cluster.resharding.ends import find, find_member, members
 from credscale.redis_cluster.resharding.joining import choose_primary, newcomer_problems
-from credscale.redis_cluster.resharding.leaving import plan_repoint, removal_risks
+from credscale.redis_cluster.resharding.leaving import plan_repoint, removal_risks, remove_node
 from credscale.redis_cluster.resharding.plan import SlotMove
-from tests.redis_cluster.fakes import look_of, node_id, topology
+from tests.redis_cluster.fakes import FakeNodes, look_of, node_id, replies_of, topology
 
 NEW = Node(node_id(99), "10.0.0.99", 7099, 17099, ("master",))
 
@@ -82,6 +87,41 @@ def test_nodes_are_found_by_any_of_their_addresses() -> None:
     assert find(found, "redis9:7000") is find_member(found, "redis9:7000") is None
 
 
+def test_node_of_another_cluster_is_not_removed() -> None:
+    ours = topology()
+    theirs = [
+        replace(node, id=node_id(50 + number), host=f"10.0.1.{number}", primary_id=node.primary_id and node_id(50))
+        for number, node in enumerate(topology())
+    ]
+    fake = FakeNodes(ours)
+    fake.replies |= FakeNodes(theirs).replies
+    for node in (theirs[0], theirs[3]):
+        ctx = removing(fake, ours)
+        with pytest.raises(StepFailed, match=f"{node.address} belongs to another cluster, of 6 nodes") as caught:
+            remove_node(ctx, node=node.address)
+        assert isinstance(caught.value.__cause__, EnvironmentInvalid)
+        assert ctx.changes == 0
+
+
+def test_owner_of_slots_that_nobody_knows_is_not_removed() -> None:
+    ours = topology()
+    owner = replace(NEW, slots=((0, 5),))
+    fake = FakeNodes(ours)
+    fake.replies[owner.address] = (replies_of([*ours, owner], owner), "")
+    ctx = removing(fake, ours)
+    with pytest.raises(StepFailed, match="what it holds may be the only copy") as caught:
+        remove_node(ctx, node=owner.address)
+    assert isinstance(caught.value.__cause__, PreconditionFailed)
+    assert ctx.changes == 0
+
+
+def removing(fake: Any, nodes: tuple[Node, ...]) -> Context:
+    """Return a run on some of the fake nodes."""
+    environment = Environment.model_validate({"name": "unit", "redis": {"nodes": [node.address for node in nodes]}})
+    secrets = Secrets()
+    return Context(environment, Journal(None, secrets.mask), fake, secrets)
+
+
 def test_risks_of_a_removal() -> None:
     three = look_of(topology(3, 1))
     assert removal_risks(three, three.topology[3]) == [f"{three.topology[0].address} would be without a replica"]
@@ -98,6 +138,13 @@ def test_risks_of_a_removal() -> None:
     ]
     empty = look_of((*topology(3, 1), NEW))
     assert removal_risks(empty, empty.topology[6]) == []
+
+
+def test_drained_primary_that_follows_another_by_itself_is_no_loss() -> None:
+    """What a removal that broke off after the drain leaves in a cluster without replicas."""
+    drained = replace(NEW, flags=("slave",), primary_id=node_id(0))
+    found = look_of((*topology(3, 0), drained))
+    assert removal_risks(found, found.topology[3]) == []
 
 
 @settings(deadline=None)

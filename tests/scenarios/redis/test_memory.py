@@ -10,6 +10,8 @@ from redis.cluster import RedisCluster
 
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
+from credscale.redis_cluster.cluster.nodes import primaries
+from credscale.redis_cluster.cluster.slots import key_slot, numbers
 from credscale.redis_cluster.memory.report import redis_memory
 
 if TYPE_CHECKING:
@@ -114,6 +116,32 @@ def test_replica_that_could_not_take_over(filled: RedisNodes) -> None:
     with pytest.raises(StepFailed) as caught:
         redis_memory(filled.context(), interval=0.0)
     assert {row["where"] for row in rows(caught.value.result, "promotion")} == {replica}
+
+
+def test_slot_on_its_way_costs_no_sample(filled: RedisNodes) -> None:
+    """SCAN and RANDOMKEY tell keys that arrive as well, and every other command on them is redirected."""
+    found = filled.look()
+    slot, names = key_slot("{mem}"), [f"{{mem}}:{SECRET}{number}" for number in range(8)]
+    owner = next(node for node in primaries(found.topology) if slot in numbers(node.slots))
+    other = next(node for node in primaries(found.topology) if node.id != owner.id)
+    source, target = filled.client(found.name(owner.id)), filled.client(found.name(other.id))
+    for name in names:
+        source.set(name, "x")
+    target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", owner.id)
+    source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", other.id)
+    login = ("AUTH", filled.password)
+    try:
+        source.execute_command("MIGRATE", other.host, other.port, "", 0, 2000, *login, "KEYS", *names[:4])
+        for sample in (500, 20):
+            result = redis_memory(filled.context(), sample=sample, interval=0.0)
+            assert rows(result, "sample") == []
+            assert all(row["keys looked at"] > 0 for row in result.output["looked_at"])
+            assert SECRET not in json.dumps(result.to_json())
+    finally:
+        source.execute_command("MIGRATE", other.host, other.port, "", 0, 2000, *login, "KEYS", *names[4:])
+        target.execute_command("CLUSTER", "SETSLOT", slot, "NODE", other.id)
+        source.execute_command("CLUSTER", "SETSLOT", slot, "NODE", other.id)
+        target.delete(*names)
 
 
 def test_dead_node_is_a_reason(redis_cluster: RedisNodes) -> None:
