@@ -12,6 +12,7 @@ from credscale.redis_cluster.cluster.nodes import by_id
 from credscale.redis_cluster.cluster.reasons import sentence
 from credscale.redis_cluster.cluster.slots import count
 from credscale.redis_cluster.cluster.views import Look, look
+from credscale.redis_cluster.resharding.repair import agreed
 from credscale.redis_cluster.resharding.routes import MEGABYTE, End, Route
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Limits:
 
     Args:
         max_key_mb: the largest key that may hold its node up.
-        prefer_owner: whether of two values of a key, after a failover broke the move, the owner's counts.
+        prefer_owner: whether of two values of a key, after the move broke, the owner's counts.
     """
 
     max_key_mb: int = 64
@@ -67,6 +68,7 @@ def route(ctx: Context, found: Look, source: str, target: str, limits: Limits) -
         all_ends[source], all_ends[target], others, login=_login(ctx),
         milliseconds=max(LEAST_MILLISECONDS, int(told) // 2), largest=limits.max_key_mb * MEGABYTE,
         prefer_owner=limits.prefer_owner, owned=count(by_id(found.topology)[target].slots),
+        held=ctx.lease.check,
     )  # fmt: skip
 
 
@@ -92,6 +94,8 @@ def members(found: Look, left_out: str = "") -> Look:
 def settle(ctx: Context, *, membership: bool = False) -> Look:
     """Look until the nodes agree on who owns which slot: a killed run's last change may still be on its way.
 
+    A slot that comes to a node is left out of its own view, in which a failover of the source never shows.
+
     Args:
         ctx: the run.
         membership: whether they have to agree on who is in the cluster, and as what, as well.
@@ -101,20 +105,16 @@ def settle(ctx: Context, *, membership: bool = False) -> Look:
     """
     seen: list[Look] = []
 
-    def agreed() -> tuple[bool, str]:
+    def settled() -> tuple[bool, str]:
         seen.append(members(look(ctx)))
-        views = {signature(node.view if membership else _owners(node)) for node in seen[-1].answering}
-        return len(views) <= 1, sentence(each for each in gate(seen[-1]) if each.rule == "agreement")
+        same = len({signature(node.view) for node in seen[-1].answering}) <= 1 if membership else agreed(seen[-1])
+        return same, sentence(each for each in gate(seen[-1]) if each.rule == "agreement")
 
     if ctx.planning:
         return members(look(ctx))
     what = "who belongs to the cluster" if membership else "who owns which slot"
-    ctx.wait_until(f"all nodes agree on {what}", agreed, SETTLE_SECONDS, every=0.2)
+    ctx.wait_until(f"all nodes agree on {what}", settled, SETTLE_SECONDS, every=0.2)
     return seen[-1]
-
-
-def _owners(node: NodeView) -> list[Node]:
-    return [each for each in node.view if each.slots]
 
 
 def require_ready(ctx: Context, found: Look, next_command: str) -> None:

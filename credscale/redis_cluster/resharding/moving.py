@@ -14,23 +14,32 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.nodes import parse_nodes
 from credscale.redis_cluster.cluster.reasons import listed
-from credscale.redis_cluster.memory.sampling import patterns
-from credscale.redis_cluster.resharding.routes import MEGABYTE, Key, weight
+from credscale.redis_cluster.cluster.slots import contains
+from credscale.redis_cluster.resharding.conflicts import refuse_conflicts
+from credscale.redis_cluster.resharding.contents import (
+    counts,
+    list_keys,
+    refuse_big,
+    refuse_databases,
+    refuse_leftovers,
+)
+from credscale.redis_cluster.resharding.routes import other_databases, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from credscale.redis_cluster.resharding.routes import End, Pace, Route
+    from credscale.redis_cluster.resharding.routes import End, Key, Pace, Route
 
 
 MOST_OPEN = 128  # slots on the way at once: SETSLOTs of so many fit one read of the server (16 KB)
 MOST_OPEN_FULL = 32  # of them with keys, each of which takes a MIGRATE while all are open
 MOST_OPEN_KEYS = 500
 SHARE = 32  # part of what the target owns that is open at once; see _limit
-LISTED = 1000
-ASKED = 500
 TRIES = 5
+FRESH_SECONDS = 1.0  # how old the source's last word may be when the target takes its slots
 RUN_AGAIN = "Run it again: it finishes what is open first"
 
 
@@ -44,26 +53,29 @@ def move_slots(
         slots: which the source owns.
         pace: goes on from one call to the next.
         progress: called with the number of slots that are done.
-        opened: whether they are on the way already, so that keys on the target belong there.
+        opened: whether they are on the way already, so that keys on the target belong there, and of one on both ends
+            it is not known which a client wrote last.
 
     Returns:
         what the other primaries could not be told, one sentence each; they learn it from the target by themselves.
 
     Raises:
-        PreconditionFailed: a key is too big, the target is full, or it holds keys of a slot that is none of its own.
+        PreconditionFailed: a key is too big, the target is full, it holds keys of a slot that is none of its own, a
+            key differs on both ends, or the source has more than one database.
         VerificationFailed: a node answered otherwise than it must.
     """
+    refuse_databases(route)
     if not opened:
-        _refuse_leftovers(route, slots)
+        refuse_leftovers(route, slots)
     notes: list[str] = []
     held, left = dict(zip(slots, counts(route.source, slots), strict=True)), list(slots)
     while left:
         batch = _first(left, held, _limit(route.owned + pace.received[route.target.id]))
         keys = list_keys(route.source, batch)
-        refuse_big(route, keys, "nothing was changed in these slots")
+        refuse_big(route, keys, "nothing was changed in these slots", opened=opened)
         tell(route.target, batch, "IMPORTING", route.source.id)
         tell(route.source, batch, "MIGRATING", route.target.id)
-        move_keys(route, batch, keys, pace)
+        move_keys(route, batch, keys, pace, opened=opened)
         notes += hand_over(route, batch)
         pace.received[route.target.id] += len(batch)
         left = left[len(batch) :]
@@ -93,62 +105,6 @@ def _first(slots: Sequence[int], held: Mapping[int, int], most: int) -> list[int
     return batch
 
 
-def counts(end: End, slots: Sequence[int]) -> list[int]:
-    """Return how many keys a node holds in each slot."""
-    pipeline: Any = end.client.pipeline(transaction=False)
-    for slot in slots:
-        pipeline.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot)
-    return [int(reply) for reply in pipeline.execute()]
-
-
-def _refuse_leftovers(route: Route, slots: Sequence[int]) -> None:
-    left = [
-        f"{number} of slot {slot}" for slot, number in zip(slots, counts(route.target, slots), strict=True) if number
-    ]
-    if left:
-        raise PreconditionFailed(
-            f"{route.target.name} holds keys of slots that {route.source.name} owns: {listed(left)}. They are left "
-            "from an earlier move that somebody closed by hand, no client can reach them, and moving the slots there "
-            f"would bring them back to life. Nothing was changed in these slots. To delete one on {route.target.name}: "
-            f"CLUSTER SETSLOT n IMPORTING {route.source.id}, ASKING, DEL key, and at the end CLUSTER SETSLOT n STABLE"
-        )
-
-
-def list_keys(end: End, slots: Iterable[int]) -> list[Key]:
-    """Return keys of slots, up to ``LISTED`` of each, with their sizes."""
-    pipeline: Any = end.client.pipeline(transaction=False)
-    wanted = list(slots)
-    for slot in wanted:
-        pipeline.execute_command("CLUSTER", "GETKEYSINSLOT", slot, LISTED)
-    found = [(name, slot) for slot, names in zip(wanted, pipeline.execute(), strict=True) for name in names]
-    keys: list[Key] = []
-    for start in range(0, len(found), ASKED):
-        part = found[start : start + ASKED]
-        for name, _ in part:
-            pipeline.execute_command("MEMORY", "USAGE", name)
-        sizes = pipeline.execute()
-        keys += [Key(name, slot, int(size or 0)) for (name, slot), size in zip(part, sizes, strict=True)]
-    return keys
-
-
-def refuse_big(route: Route, keys: Iterable[Key], state: str) -> None:
-    """Refuse keys that would hold up the source for long: a key moves whole, and nobody is served meanwhile.
-
-    Raises:
-        PreconditionFailed: names the patterns, because names of keys hold ids and addresses.
-    """
-    big = [key for key in keys if key.bytes > route.largest]
-    if not big:
-        return
-    shown = patterns(key.name for key in big)
-    texts = [f"{shown[key.name]!r} in slot {key.slot} ({key.bytes / MEGABYTE:.0f} MB)" for key in big]
-    raise PreconditionFailed(
-        f"{route.source.name} holds keys above {route.largest / MEGABYTE:.0f} MB: {listed(texts)}. Moving one stops "
-        f"the node for about a second per 100 MB; {state}. Split or delete them, or accept the pause with --max-key-mb "
-        f"{max(key.bytes for key in big) // MEGABYTE + 1}"
-    )
-
-
 def tell(end: End, slots: Iterable[int], word: str, node_id: str = "") -> None:
     """Set the state of slots on one node, in one write.
 
@@ -171,7 +127,7 @@ def _say(end: End, slots: Iterable[int], word: str, node_id: str) -> list[str]:
     ]
 
 
-def move_keys(route: Route, slots: Sequence[int], keys: Sequence[Key], pace: Pace) -> None:
+def move_keys(route: Route, slots: Sequence[int], keys: Sequence[Key], pace: Pace, *, opened: bool) -> None:
     """Send all keys of open slots to the target, until the source holds none.
 
     Args:
@@ -179,15 +135,16 @@ def move_keys(route: Route, slots: Sequence[int], keys: Sequence[Key], pace: Pac
         slots: open on both.
         keys: of them, as far as known; those that have gone meanwhile do no harm.
         pace: how much goes at once.
+        opened: as for ``move_slots``.
 
     Raises:
-        PreconditionFailed: a key is too big, or the target is full.
+        PreconditionFailed: a key is too big or differs on both ends, or the target is full.
         VerificationFailed: a node answered otherwise than it must, or keys stay.
     """
     left, before, idle = list(slots), 0, 0
     while True:
         for load in _loads(keys, pace):
-            _send(route, load, pace)
+            _send(route, load, pace, opened=opened)
         numbers = counts(route.source, left)
         left = [slot for slot, number in zip(left, numbers, strict=True) if number]
         if not left:
@@ -199,7 +156,8 @@ def move_keys(route: Route, slots: Sequence[int], keys: Sequence[Key], pace: Pac
                 f"in another database than 0, which MIGRATE does not reach. The slots are open. {RUN_AGAIN}"
             )
         before, keys = sum(numbers), list_keys(route.source, left)
-        refuse_big(route, keys, f"the slots {listed(map(str, left))} are open, and clients reach all their keys")
+        state = f"the slots {listed(map(str, left))} are open, and clients reach all their keys"
+        refuse_big(route, keys, state, opened=True)
 
 
 def _loads(keys: Iterable[Key], pace: Pace) -> Iterator[list[Key]]:
@@ -217,20 +175,23 @@ def _loads(keys: Iterable[Key], pace: Pace) -> Iterator[list[Key]]:
         yield load
 
 
-def _send(route: Route, keys: Sequence[Key], pace: Pace) -> None:
-    """Send keys; one that is on the target already is compared, unless it is certain that ours is the newer one."""
+def _send(route: Route, keys: Sequence[Key], pace: Pace, *, opened: bool) -> None:
+    """Send keys; those that are on the target already are compared, unless this very call has brought them there.
+
+    It has where a receipt was lost, in slots of which the target held no key before this run opened them: until the
+    receipt, clients find and write such a key on the source alone.
+    """
     replace = False
     for _ in range(TRIES):
         problem = _migrate(route, keys, pace, replace=replace)
         if not problem:
             return
         if "BUSYKEY" in problem:
-            if not route.certain:
-                refuse_conflicts(route, keys)
+            refuse_conflicts(route, keys)
             replace = True
         elif problem.startswith("IOERR"):
             settle(route)
-            replace = replace or route.certain  # the key may have arrived though its receipt did not
+            replace = replace or not opened
         else:
             break
     where = f"{route.source.name} could not move keys of slot {keys[0].slot} to {route.target.name}"
@@ -269,32 +230,6 @@ def settle(route: Route) -> None:
         route.target.client.ping()
 
 
-def refuse_conflicts(route: Route, keys: Sequence[Key]) -> None:
-    """Compare keys that are on both ends, where it is not certain which of them clients wrote last.
-
-    Raises:
-        PreconditionFailed: some differ, and nobody said whose count.
-    """
-    if route.prefer_owner:
-        return
-    ours: Any = route.source.client.pipeline(transaction=False)
-    theirs: Any = route.target.client.pipeline(transaction=False)
-    for key in keys:
-        ours.execute_command("DUMP", key.name)
-        theirs.execute_command("ASKING")
-        theirs.execute_command("DUMP", key.name)
-    pairs = zip(keys, ours.execute(), theirs.execute()[1::2], strict=True)
-    different = [key for key, one, other in pairs if None not in (one, other) and one != other]
-    if different:
-        shown = patterns(key.name for key in different)
-        raise PreconditionFailed(
-            f"{len(different)} keys of slot {keys[0].slot} are on {route.source.name}, which owns it, and with other "
-            f"values on {route.target.name}: {listed(sorted(set(shown.values())))}. A failover broke the move, so it "
-            "is not known which a client wrote last. Neither was changed. Keep the owner's with --prefer-owner, or "
-            "delete the others by hand"
-        )
-
-
 def hand_over(route: Route, slots: Sequence[int]) -> list[str]:
     """Make the target the owner of open slots of which the source holds no key; then tell the others.
 
@@ -302,9 +237,15 @@ def hand_over(route: Route, slots: Sequence[int]) -> list[str]:
 
     Returns:
         as for ``move_slots``.
+
+    Raises:
+        Refused: somebody else took the lease.
+        VerificationFailed: the source does not own them any more or holds keys, or a node answered otherwise than it
+            must.
     """
     from redis.exceptions import RedisError
 
+    _require_given_up(route, slots)
     tell(route.target, slots, "NODE", route.target.id)
     notes = []
     for end in (route.source, *route.others):
@@ -316,3 +257,43 @@ def hand_over(route: Route, slots: Sequence[int]) -> list[str]:
         # one that has given its last slot away has become a replica by now
         notes += [f"{end.name} refused {each}" for each in refused if "only with" not in each]
     return notes
+
+
+def _require_given_up(route: Route, slots: Sequence[int]) -> None:
+    """Make sure, right before the target takes slots, that the source still owns them and holds none of their keys.
+
+    A replica that was promoted since the last key left does not know that they were leaving (7.0) and takes new keys,
+    which it would delete when it hears of the target.
+    """
+    route.held()
+    for _ in range(TRIES):
+        begin = time.monotonic()
+        problems = _claims(route, slots)
+        if not problems and time.monotonic() - begin <= FRESH_SECONDS:
+            return
+        if problems:
+            break
+    why = listed(problems) or f"it took more than {FRESH_SECONDS:.0f} s to answer"
+    raise VerificationFailed(
+        f"{route.target.name} did not get the slots {listed(map(str, slots))}, because {route.source.name} may have "
+        f"taken new keys of them: {why}. The slots are open. {RUN_AGAIN}"
+    )
+
+
+def _claims(route: Route, slots: Sequence[int]) -> list[str]:
+    pipeline: Any = route.source.client.pipeline(transaction=False)
+    for slot in slots:
+        pipeline.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot)
+    pipeline.execute_command("ROLE")
+    pipeline.execute_command("CLUSTER", "NODES")
+    pipeline.execute_command("INFO", "keyspace")
+    *numbers, role, view, info = pipeline.execute()
+    me = next(node for node in parse_nodes(view) if node.is_myself)
+    leaving = {each.slot for each in me.open_slots if (each.direction, each.peer) == ("migrating", route.target.id)}
+    problems = [f"it holds {number} keys of slot {slot}" for slot, number in zip(slots, numbers, strict=True) if number]
+    problems += [f"it holds keys in {name}" for name in other_databases(info)]
+    if facts.parse_role(role).role != "primary" or not me.is_primary:
+        problems.append("it is a replica now")
+    problems += [f"it does not own slot {slot} any more" for slot in slots if not contains(me.slots, slot)]
+    problems += [f"slot {slot} does not leave it any more" for slot in slots if slot not in leaving]
+    return problems

@@ -11,12 +11,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from credscale.redis_cluster.cluster.nodes import moving
-from credscale.redis_cluster.cluster.slots import contains
+from credscale.redis_cluster.cluster.slots import contains, numbers, ranges_of_slots, subtract
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from credscale.redis_cluster.cluster.nodes import Node
+    from credscale.redis_cluster.cluster.views import Look
 
 
 class Way(StrEnum):
@@ -38,6 +39,7 @@ class SlotFacts:
         importing: primaries that say that it comes to them, and from whom.
         keys: how many keys of it each primary holds; those that do not answer are missing.
         heirs: who is now the primary of a node that was one; for answering ones.
+        databases: primaries that hold keys in other databases than 0, of whatever slots.
     """
 
     slot: int
@@ -46,6 +48,7 @@ class SlotFacts:
     importing: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, int] = field(default_factory=dict)
     heirs: Mapping[str, str] = field(default_factory=dict)
+    databases: Collection[str] = ()
 
     @property
     def open_on(self) -> tuple[str, ...]:
@@ -62,8 +65,6 @@ class Repair:
         way: what to do.
         source: for FINISH, the owner.
         target: for FINISH, who gets it.
-        certain: for FINISH, whether both ends know of the move, so that of a key on both the owner's counts: the target
-            serves only keys that the owner lacks.
         nodes: for CLOSE, where.
         why: for LEAVE.
     """
@@ -72,7 +73,6 @@ class Repair:
     way: Way
     source: str = ""
     target: str = ""
-    certain: bool = False
     nodes: tuple[str, ...] = ()
     why: str = ""
 
@@ -92,6 +92,11 @@ def decide(facts: SlotFacts) -> Repair:
         return leave("no node owns it; bring its owner back, because giving it away empty would lose its keys")
     if owner not in facts.keys:
         return leave("its owner does not answer; start it, or fail over to its replica")
+    if {owner, *facts.open_on} & set(facts.databases):
+        return leave(
+            "one of its nodes holds keys in other databases than 0, where nobody sees what belongs to this slot and "
+            "MIGRATE does not reach; move those keys to database 0"
+        )
     planned = facts.migrating.get(owner, "")
     if planned not in facts.keys:
         planned = facts.heirs.get(planned, planned)
@@ -105,8 +110,7 @@ def decide(facts: SlotFacts) -> Repair:
         return Repair(facts.slot, Way.CLOSE, nodes=facts.open_on)
     if target not in (planned, *facts.importing):
         return leave("a primary that has no part in the move holds keys of it; compare them by hand")
-    certain = facts.migrating.get(owner) == target and facts.importing.get(target) == owner
-    return Repair(facts.slot, Way.FINISH, source=owner, target=target, certain=certain)
+    return Repair(facts.slot, Way.FINISH, source=owner, target=target)
 
 
 def open_slots(topology: Iterable[Node]) -> tuple[int, ...]:
@@ -114,12 +118,62 @@ def open_slots(topology: Iterable[Node]) -> tuple[int, ...]:
     return tuple(sorted({each.slot for node in moving(topology) for each in node.open_slots}))
 
 
-def slot_facts(topology: Sequence[Node], keys: Mapping[int, Mapping[str, int]]) -> tuple[SlotFacts, ...]:
+def owners_seen(found: Look, slot: int) -> frozenset[str]:
+    """Return who owns a slot in the eyes of the nodes to which it is not coming; "" for nobody.
+
+    A node never learns of a new owner of a slot that comes to it: after a failover of the source it names the old one,
+    and once that has come back as a replica nobody, and then refuses its own slots as well (seen with 7.0).
+    """
+    return frozenset(
+        next((node.id for node in viewer.view if contains(node.slots, slot)), "")
+        for viewer in found.answering
+        if slot not in _coming(viewer.me)
+    )
+
+
+def _coming(node: Node | None) -> frozenset[int]:
+    return frozenset(each.slot for each in (node.open_slots if node else ()) if each.direction == "importing")
+
+
+def agreed(found: Look) -> bool:
+    """Tell whether the nodes see the same owners, but for the slots that come to the viewer itself."""
+    coming = ranges_of_slots({slot for viewer in found.answering for slot in _coming(viewer.me)})
+    views = {
+        frozenset((node.id, subtract(node.slots, coming)) for node in viewer.view if subtract(node.slots, coming))
+        for viewer in found.answering
+    }
+    return len(views) <= 1 and all(len(owners_seen(found, slot)) <= 1 for slot in numbers(coming))
+
+
+def misled(found: Look) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Return the slots whose new owner a node to which they are coming does not know, by the ids of both.
+
+    Args:
+        found: a look in which the nodes are ``agreed``.
+    """
+    slots: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for viewer in found.answering:
+        for slot in sorted(_coming(viewer.me)):
+            owner = next(iter(owners_seen(found, slot)), "")
+            known = next((node.id for node in viewer.view if contains(node.slots, slot)), "")
+            if viewer.me is not None and viewer.me.is_primary and owner not in ("", known, viewer.id):
+                slots[viewer.id, owner].append(slot)
+    return {ends: tuple(each) for ends, each in slots.items()}
+
+
+def slot_facts(
+    topology: Sequence[Node],
+    keys: Mapping[int, Mapping[str, int]],
+    owners: Mapping[int, str],
+    databases: Collection[str] = (),
+) -> tuple[SlotFacts, ...]:
     """Return the facts about every open slot.
 
     Args:
         topology: every node, each with its own open slots.
         keys: by slot, how many keys of it each answering primary holds.
+        owners: by slot, who owns it; empty for nobody.
+        databases: as for ``SlotFacts``.
     """
     heirs = {node.id: node.primary_id for node in topology if node.is_replica and node.primary_id}
     states: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
@@ -129,11 +183,12 @@ def slot_facts(topology: Sequence[Node], keys: Mapping[int, Mapping[str, int]]) 
     return tuple(
         SlotFacts(
             slot,
-            next((node.id for node in topology if contains(node.slots, slot)), ""),
+            owners[slot],
             states["migrating", slot],
             states["importing", slot],
             keys[slot],
             heirs,
+            databases,
         )
         for slot in open_slots(topology)
     )

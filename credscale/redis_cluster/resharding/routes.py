@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from redis import Redis
 
@@ -48,8 +48,8 @@ class Route:
         milliseconds: how long the target may keep the source waiting for one reply.
         largest: bytes of the largest key that may hold the source up.
         owned: how many slots the target owned at first.
-        certain: whether both ends knew of the move all the time, so that a key on both is the source's.
-        prefer_owner: whether it is the owner's anyway.
+        prefer_owner: whether of a key that differs on both ends the source's counts.
+        held: raises Refused when somebody else took the lease of the run.
     """
 
     source: End
@@ -59,8 +59,8 @@ class Route:
     milliseconds: int = 5000
     largest: int = 64 * MEGABYTE
     owned: int = 0
-    certain: bool = True
     prefer_owner: bool = False
+    held: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,11 @@ class Pace:
             self.allowance = max(LEAST, min(self.allowance, fits))
         elif 2 * weight > self.allowance:
             self.allowance = min(MOST, max(self.allowance, min(2 * self.allowance, fits)))
+
+
+def other_databases(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the databases besides 0 that hold keys, from INFO; in a cluster only Valkey 9 has any."""
+    return tuple(sorted(name for name in info if name.startswith("db") and name[2:].isdecimal() and name != "db0"))
 
 
 def weight(keys: Iterable[Key]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from credscale.redis_cluster.cluster.reasons import listed
 from credscale.redis_cluster.cluster.slots import count, ranges_of_slots, ranges_text
 from credscale.redis_cluster.resharding.atomic import is_atomic, running
 from credscale.redis_cluster.resharding.carrying_out import Progress, carry_out, guarded, refuse_full
+from credscale.redis_cluster.resharding.contents import counts
 from credscale.redis_cluster.resharding.ends import (
     Limits,
     end,
@@ -23,10 +23,18 @@ from credscale.redis_cluster.resharding.ends import (
     settle,
     wait_ready,
 )
-from credscale.redis_cluster.resharding.moving import counts, tell
+from credscale.redis_cluster.resharding.moving import tell
 from credscale.redis_cluster.resharding.plan import moved, plan_rebalance
-from credscale.redis_cluster.resharding.repair import Repair, Way, decide, open_slots, slot_facts
-from credscale.redis_cluster.resharding.routes import Pace
+from credscale.redis_cluster.resharding.repair import (
+    Repair,
+    Way,
+    decide,
+    misled,
+    open_slots,
+    owners_seen,
+    slot_facts,
+)
+from credscale.redis_cluster.resharding.routes import Pace, other_databases
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
@@ -53,6 +61,10 @@ def repair_open_slots(ctx: Context, *, max_key_mb: int = 64, prefer_owner: bool 
     """
     found = settle(ctx)
     _wait_for_servers(ctx, found)
+    for (node, owner), untold in misled(found).items():
+        text = listed(ranges_text(ranges_of_slots(untold)).split())
+        what = f"tell {found.name(node)}, to which slots {text} were coming, that {found.name(owner)} owns them now"
+        ctx.apply(what, tell, end(ctx, found, node), untold, "NODE", owner)
     repairs = _decide(ctx, found)
     left = [f"slot {each.slot}: {each.why}" for each in repairs if each.way is Way.LEAVE]
     rows = [_row(found, each) for each in repairs]
@@ -103,14 +115,16 @@ def _decide(ctx: Context, found: Look) -> list[Repair]:
     for node_id, each in ends(ctx, found).items() if slots else ():
         for slot, number in zip(slots, counts(each, slots), strict=True):
             keys[slot][node_id] = number
-    return [decide(each) for each in slot_facts(found.topology, keys)]
+    owners = {slot: next(iter(owners_seen(found, slot)), "") for slot in slots}
+    databases = [node.id for node in found.answering if other_databases(node.info)]
+    return [decide(each) for each in slot_facts(found.topology, keys, owners, databases)]
 
 
 def _alike(repairs: list[Repair]) -> list[tuple[Repair, list[int]]]:
     """Return slots together that are treated alike."""
 
     def kind(repair: Repair) -> tuple[Any, ...]:
-        return repair.way, repair.source, repair.target, repair.certain, repair.nodes
+        return repair.way, repair.source, repair.target, repair.nodes
 
     groups = [list(group) for _, group in groupby(sorted(repairs, key=kind), key=kind)]
     return [(group[0], [each.slot for each in group]) for group in groups]
@@ -136,7 +150,7 @@ def _close(ctx: Context, found: Look, repair: Repair, slots: list[int]) -> None:
 
 
 def _finish(ctx: Context, found: Look, repair: Repair, slots: list[int], limits: Limits, pace: Pace) -> None:
-    way = replace(route(ctx, found, repair.source, repair.target, limits), certain=repair.certain)
+    way = route(ctx, found, repair.source, repair.target, limits)
     for note in guarded(way, slots, pace, Progress(ctx, len(slots)), opened=True):
         ctx.note(note)
 

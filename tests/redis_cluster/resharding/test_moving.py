@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import AskError, MovedError, ResponseError
 
-from credscale.core.errors import PreconditionFailed, VerificationFailed
-from credscale.redis_cluster.resharding import moving
+from credscale.core.errors import PreconditionFailed, Refused, VerificationFailed
+from credscale.redis_cluster.resharding import conflicts, moving
 from credscale.redis_cluster.resharding.routes import LEAST, End, Key, Pace, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class FakeNode:
@@ -20,7 +23,13 @@ class FakeNode:
         self.other: FakeNode | None = None
         self.answers: list[Exception] = []
         self.refuses: set[str] = set()
-        self.sizes: dict[str, int] = {}
+        self.sizes: dict[str, Any] = {}
+        self.databases = {"db0": {"keys": 1}}
+        self.values: dict[str, tuple[Any, Any]] = {}  # DUMP and PTTL; exceptions are raised
+        self.members: dict[str, Any] = {}
+        self.role = "master"
+        self.leaving: dict[int, str] = {}
+        self.lost: set[int] = set()  # slots that it does not own any more
 
     def pipeline(self, *, transaction: bool) -> FakePipeline:
         assert not transaction
@@ -31,22 +40,42 @@ class FakeNode:
         return True
 
     def execute_command(self, *words: Any) -> Any:
-        if words[:2] == ("CLUSTER", "COUNTKEYSINSLOT"):
-            return sum(slot == words[2] for slot in self.keys.values())
-        if words[:2] == ("CLUSTER", "GETKEYSINSLOT"):
-            return [name for name, slot in self.keys.items() if slot == words[2]][: words[3]]
-        if words[0] == "MEMORY":
-            return self.sizes.get(words[2], 100)
-        if words[0] == "ASKING":
-            return "OK"
-        if words[0] == "DUMP":
-            return f"dump of {words[1]} on {self.name}"
-        if words[:2] == ("CLUSTER", "SETSLOT"):
-            self.log.append(f"{self.name} {words[3]} {words[2]}")
-            if words[3] in self.refuses:
-                raise ResponseError("You can use SETSLOT only with masters.")
-            return "OK"
-        assert words[0] == "MIGRATE"
+        if words[0] in ("CLUSTER", "MIGRATE"):
+            return self.cluster(*words[1:]) if words[0] == "CLUSTER" else self.migrate(*words)
+        replica = ["slave", "10.0.0.1", 7000, "connected", 0]
+        answers: dict[str, Callable[[], Any]] = {
+            "MEMORY": lambda: self.sizes.get(words[2], 100),
+            "INFO": lambda: self.databases,
+            "ROLE": lambda: ["master", 0, []] if self.role == "master" else replica,
+            "ASKING": lambda: "OK",
+            "DUMP": lambda: self.values.get(words[1], ("dump", -1))[0],
+            "PTTL": lambda: self.values.get(words[1], ("dump", -1))[1],
+            "HGETALL": lambda: self.members[words[1]],
+            "SMEMBERS": lambda: self.members[words[1]],
+        }
+        answer = answers[words[0]]()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def cluster(self, *words: Any) -> Any:
+        if words[0] == "COUNTKEYSINSLOT":
+            return sum(slot == words[1] for slot in self.keys.values())
+        if words[0] == "GETKEYSINSLOT":
+            return [name for name, slot in self.keys.items() if slot == words[1]][: words[2]]
+        if words[0] == "NODES":
+            owned = " ".join(str(slot) for slot in range(400) if slot not in self.lost)
+            opened = " ".join(f"[{slot}->-{peer}]" for slot, peer in self.leaving.items())
+            return f"{self.name} 10.0.0.9:7000@17000 myself,{self.role} - 0 0 1 connected {owned} {opened}\n"
+        assert words[0] == "SETSLOT"
+        self.log.append(f"{self.name} {words[2]} {words[1]}")
+        if words[2] == "MIGRATING":
+            self.leaving[words[1]] = words[3]
+        if words[2] in self.refuses:
+            raise ResponseError("You can use SETSLOT only with masters.")
+        return "OK"
+
+    def migrate(self, *words: Any) -> str:
         names = words[words.index("KEYS") + 1 :]
         self.log.append(f"{self.name} MIGRATE {len(names)}{' REPLACE' if 'REPLACE' in words else ''}")
         if self.answers:
@@ -130,24 +159,132 @@ def test_receipt_that_was_lost_is_followed_by_replace() -> None:
     assert log.count("target PING") == 2  # what was sent before is worked off first
 
 
-def test_key_on_both_ends() -> None:
-    route, source, _, log = world({"a": 5})
-    source.answers = [ResponseError("Target instance replied with error: BUSYKEY Target key name already exists.")]
-    moving.move_slots(route, [5], Pace(), lambda _: None)
+BUSY = ResponseError("Target instance replied with error: BUSYKEY Target key name already exists.")
+SILENT = ResponseError("IOERR error or timeout reading to target instance")
+ASK = AskError("5 10.0.0.9:7000")
+HASH, OTHER_HASH, SET = "\x04one", "\x04two", "\x02one"
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("ours", [("dump", 9000), (ASK, ASK), (None, -2)])
+def test_same_key_on_both_ends_or_one_that_has_gone(ours: Any, opened: bool) -> None:
+    route, source, target, log = world({"a": 5})
+    source.values["a"], target.values["a"] = ours, ("dump", 9900)  # it was made there a little later
+    source.answers = [BUSY]
+    moving.move_slots(route, [5], Pace(), lambda _: None, opened=opened)
     assert "source MIGRATE 1 REPLACE" in log
 
 
-def test_key_on_both_ends_and_nobody_knows_which_is_newer() -> None:
-    busy = ResponseError("Target instance replied with error: BUSYKEY Target key name already exists.")
-    route, source, _, log = world({"a": 5}, certain=False)
-    source.answers = [busy]
-    with pytest.raises(PreconditionFailed, match="1 keys of slot 5 are on source, which owns it"):
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("theirs", [("other", -1), ("dump", 60_000), ("other", 60_000)])
+@pytest.mark.parametrize("answers", [[BUSY], [SILENT, BUSY]])
+def test_different_keys_on_both_ends(theirs: Any, answers: list[Exception], opened: bool) -> None:
+    route, source, target, log = world({"a": 5})
+    target.values["a"] = theirs
+    source.answers = list(answers)
+    if answers[0] is SILENT and not opened:  # this very run has brought it there, so it replaces it
+        source.answers = [SILENT]
         moving.move_slots(route, [5], Pace(), lambda _: None)
+        return
+    for _ in range(2):  # the second run knows no more
+        with pytest.raises(
+            PreconditionFailed, match="1 keys of slot 5 are on source.*repair-open-slots --prefer-owner"
+        ):
+            moving.move_slots(route, [5], Pace(), lambda _: None, opened=opened)
+        opened, source.answers = True, list(answers)
     assert "source MIGRATE 1 REPLACE" not in log
-    route, source, _, log = world({"a": 5}, certain=False, prefer_owner=True)
-    source.answers = [busy]
+    route, source, target, log = world({"a": 5}, prefer_owner=True)
+    target.values["a"], source.answers = theirs, [BUSY]
     moving.move_slots(route, [5], Pace(), lambda _: None, opened=True)
     assert "source MIGRATE 1 REPLACE" in log
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ((HASH, {"a": "1"}), (OTHER_HASH, {"a": "1"}), True),
+        ((HASH, {"a": "1"}), (OTHER_HASH, {"a": "2"}), False),
+        (("\x10one", {"a": "1"}), (HASH, {"a": "1"}), True),
+        (("\x0bone", {"1"}), (SET, {"1"}), True),
+        ((SET, {"1"}), (HASH, {"1"}), False),
+        (("\x18one", {"a": "1"}), ("\x18two", {"a": "1"}), False),  # fields that expire
+        ((HASH + "x" * conflicts.MOST_DUMP, {"a": "1"}), (HASH, {"a": "1"}), False),
+    ],
+)
+def test_hashes_and_sets_have_no_order(ours: tuple[str, Any], theirs: tuple[str, Any], same: bool) -> None:
+    route, source, target, _ = world({})
+    source.values["a"], source.members["a"] = (ours[0], -1), ours[1]
+    target.values["a"], target.members["a"] = (theirs[0], -1), theirs[1]
+    if same:
+        conflicts.refuse_conflicts(route, [Key("a", 5, 10)])
+        return
+    with pytest.raises(PreconditionFailed, match="other values or times to live"):
+        conflicts.refuse_conflicts(route, [Key("a", 5, 10)])
+
+
+def test_other_errors_about_a_key_do_not_show_its_name() -> None:
+    route, source, _, _ = world({"secret": 5})
+    source.values["secret"] = (MovedError("5 10.0.0.3:7000"), -1)
+    with pytest.raises(VerificationFailed, match="source answered MovedError") as caught:
+        conflicts.refuse_conflicts(route, [Key("secret", 5, 10)])
+    assert "secret" not in str(caught.value)
+
+
+def test_keys_that_have_expired_while_their_slot_is_open() -> None:
+    route, source, target, _ = world({"a": 5, "b": 5})
+    source.sizes["a"] = ASK
+    moving.move_slots(route, [5], Pace(), lambda _: None, opened=True)
+    assert source.keys == {}
+    assert "b" in target.keys
+
+
+def test_keys_of_other_databases_are_not_left_behind() -> None:
+    route, source, _, log = world({"a": 5})
+    source.databases["db3"] = {"keys": 1}
+    for opened in (True, False):
+        with pytest.raises(PreconditionFailed, match="source holds keys in db3. MIGRATE reaches database 0 only"):
+            moving.move_slots(route, [5], Pace(), lambda _: None, opened=opened)
+    assert log == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda source: setattr(source, "role", "slave"), "it is a replica now"),
+        (lambda source: source.lost.add(5), "it does not own slot 5 any more"),
+        (lambda source: source.leaving.clear(), "slot 5 does not leave it any more"),
+        (lambda source: source.leaving.update({5: "third"}), "slot 5 does not leave it any more"),
+        (lambda source: source.keys.update({"new": 5}), "it holds 1 keys of slot 5"),
+        (lambda source: source.databases.update(db1={"keys": 1}), "it holds keys in db1"),
+    ],
+)
+def test_source_that_lost_the_slot_ends_it_before_anybody_is_told(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[FakeNode], None], why: str
+) -> None:
+    route, source, _, log = world({"a": 5})
+    monkeypatch.setattr(moving, "move_keys", lambda *_, **__: change(source))
+    source.keys.clear()
+    with pytest.raises(VerificationFailed, match=why):
+        moving.move_slots(route, [5], Pace(), lambda _: None)
+    assert "target NODE 5" not in log
+
+
+def test_run_without_its_lease_hands_nothing_over() -> None:
+    def lost() -> None:
+        raise Refused("somebody else took the lease")
+
+    route, _, _, log = world({"a": 5}, held=lost)
+    with pytest.raises(Refused):
+        moving.move_slots(route, [5], Pace(), lambda _: None)
+    assert "target NODE 5" not in log
+
+
+def test_word_of_the_source_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    route, _, _, log = world({"a": 5})
+    monkeypatch.setattr(moving, "FRESH_SECONDS", -1.0)
+    with pytest.raises(VerificationFailed, match="took more than"):
+        moving.move_slots(route, [5], Pace(), lambda _: None)
+    assert "target NODE 5" not in log
 
 
 @pytest.mark.parametrize(
@@ -186,8 +323,10 @@ def test_keys_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_big_key_and_leftovers_are_refused_before_anything() -> None:
     route, source, _, log = world({"a": 5}, largest=1 << 20)
     source.sizes["a"] = 3 << 20
-    with pytest.raises(PreconditionFailed, match="--max-key-mb 4"):
+    with pytest.raises(PreconditionFailed, match="run it again with --max-key-mb 4"):
         moving.move_slots(route, [5], Pace(), lambda _: None)
+    with pytest.raises(PreconditionFailed, match="invoke redis.repair-open-slots --max-key-mb 4"):
+        moving.move_slots(route, [5], Pace(), lambda _: None, opened=True)
     route, _, target, more = world({"a": 5})
     target.keys["b"] = 5
     with pytest.raises(PreconditionFailed, match="1 of slot 5"):

@@ -9,8 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credscale.redis_cluster.cluster.nodes import OpenSlot
-from credscale.redis_cluster.resharding.repair import SlotFacts, Way, decide, open_slots, slot_facts
+from credscale.redis_cluster.cluster.nodes import Node, OpenSlot
+from credscale.redis_cluster.cluster.slots import subtract
+from credscale.redis_cluster.cluster.views import Look, NodeView
+from credscale.redis_cluster.resharding.repair import (
+    SlotFacts,
+    Way,
+    agreed,
+    decide,
+    misled,
+    open_slots,
+    owners_seen,
+    slot_facts,
+)
 from tests.redis_cluster.fakes import topology
 
 S, T, X = "source", "target", "third"
@@ -31,7 +42,7 @@ BOTH = {"migrating": {S: T}, "importing": {T: S}}
 @pytest.mark.parametrize("theirs", [0, 3])
 def test_move_that_both_know_goes_on(ours: int, theirs: int) -> None:
     found = decide(facts(**BOTH, keys={S: ours, T: theirs, X: 0}))
-    assert (found.way, found.source, found.target, found.certain) == (Way.FINISH, S, T, True)
+    assert (found.way, found.source, found.target) == (Way.FINISH, S, T)
 
 
 def test_only_importing_and_nothing_there_is_closed() -> None:
@@ -39,15 +50,15 @@ def test_only_importing_and_nothing_there_is_closed() -> None:
     assert (found.way, found.nodes) == (Way.CLOSE, (T,))
 
 
-def test_only_importing_with_keys_goes_on_but_is_uncertain() -> None:
+def test_only_importing_with_keys_goes_on() -> None:
     """The owner was promoted in mid-move and does not know that the slot was leaving."""
     found = decide(facts(importing={T: "old owner"}, keys={S: 9, T: 1, X: 0}))
-    assert (found.way, found.target, found.certain) == (Way.FINISH, T, False)
+    assert (found.way, found.target) == (Way.FINISH, T)
 
 
 def test_only_migrating_goes_on() -> None:
     found = decide(facts(migrating={S: T}, keys={S: 9, T: 0, X: 0}))
-    assert (found.way, found.target, found.certain) == (Way.FINISH, T, False)
+    assert (found.way, found.target) == (Way.FINISH, T)
 
 
 def test_target_was_replaced_by_its_replica() -> None:
@@ -67,6 +78,8 @@ def test_handed_over_but_not_told() -> None:
         (facts("dead", importing={T: "dead"}), "its owner does not answer"),
         (facts(migrating={S: "dead"}, keys={S: 9, T: 0}), "may hold keys of it; start that node"),
         (facts(**BOTH, keys={S: 1, T: 1, X: 1}), "more than one primary"),
+        (replace(facts(**BOTH), databases=[T]), "in other databases than 0"),
+        (replace(facts(importing={T: S}), databases=[S]), "in other databases than 0"),
         (facts(**BOTH, keys={S: 1, T: 0, X: 1}), "has no part in the move"),
         (facts(T, migrating={S: T}, keys={S: 2, T: 9, X: 0}), "has no part in the move"),
     ],
@@ -113,11 +126,54 @@ def test_facts_are_put_together() -> None:
     )  # a replica's are its primary's (Valkey 8)
     assert open_slots(nodes) == (7, 9)
     held = {slot: {node.id: 0 for node in nodes[:3]} for slot in (7, 9)}
-    first, second = slot_facts(nodes, held)
+    first, second = slot_facts(nodes, held, {7: nodes[0].id, 9: nodes[1].id}, [nodes[2].id])
     assert (first.owner, first.open_on) == (nodes[0].id, tuple(sorted([nodes[0].id, nodes[1].id])))
     assert second.importing == {nodes[1].id: "gone"}
+    assert first.databases == [nodes[2].id]
     assert first.heirs == {replica.id: replica.primary_id for replica in nodes[3:]}
     assert {decide(each).way for each in (first, second)} == {Way.FINISH, Way.CLOSE}
+
+
+def failed_over(owner_in_view: int | None) -> Look:
+    """Return a look after the first primary's replica was promoted while a slot went to the second primary."""
+    nodes = list(topology(3, 1))
+    promoted = nodes[3]
+    old = replace(nodes[0], slots=(), flags=("slave",), primary_id=promoted.id)
+    new = replace(promoted, slots=nodes[0].slots, flags=("master",), primary_id="")
+    now = [old, nodes[1], nodes[2], new, *nodes[4:]]
+    slot = nodes[0].slots[0][0]
+    theirs = [replace(node, slots=subtract(node.slots, ((slot, slot),))) for node in now]
+    if owner_in_view is not None:
+        theirs[owner_in_view] = replace(theirs[owner_in_view], slots=((slot, slot),))
+    theirs[1] = replace(theirs[1], open_slots=(OpenSlot(slot, "importing", nodes[0].id),))
+    views = {node.id: theirs if node is nodes[1] else now for node in nodes}
+    return Look(tuple(NodeView(node.address, id=node.id, view=myself(views[node.id], node.id)) for node in nodes))
+
+
+def myself(view: list[Node], node_id: str) -> tuple[Node, ...]:
+    return tuple(replace(node, flags=("myself", *node.flags)) if node.id == node_id else node for node in view)
+
+
+@pytest.mark.parametrize("owner_in_view", [0, None])
+def test_target_that_missed_a_failover_of_the_source(owner_in_view: int | None) -> None:
+    found = failed_over(owner_in_view)
+    nodes = [node.id for node in found.nodes]
+    slot = open_slots(found.topology)[0]
+    assert agreed(found)
+    assert owners_seen(found, slot) == {nodes[3]}
+    assert misled(found) == {(nodes[1], nodes[3]): (slot,)}
+
+
+def test_others_must_agree_on_a_slot_that_is_coming() -> None:
+    found = failed_over(0)
+    other = found.nodes[2]
+    slot = open_slots(found.topology)[0]
+    view = tuple(replace(node, slots=subtract(node.slots, ((slot, slot),))) for node in other.view)
+    assert not agreed(Look((*found.nodes[:2], replace(other, view=view), *found.nodes[3:])))
+    shifted = tuple(replace(node, slots=()) if node.id == found.nodes[4].id else node for node in other.view)
+    assert agreed(Look((*found.nodes[:2], replace(other, view=shifted), *found.nodes[3:])))  # it owned none
+    bare = tuple(replace(node, slots=()) for node in other.view)
+    assert not agreed(Look((*found.nodes[:2], replace(other, view=bare), *found.nodes[3:])))
 
 
 def test_every_combination_has_an_answer() -> None:
