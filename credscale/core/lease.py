@@ -29,6 +29,7 @@ LEASE_SECONDS = 20.0
 PATIENCE = 60.0  # for an election of the shard that holds the lease
 CLOCK_SECONDS = 2.0  # start times are reckoned from an estimate of the boot time
 END_SECONDS = 10.0  # for a renewal that is under way when the run ends
+CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # Linux's monotonic clock stands still in a suspend
 GRACE_SECONDS = 3.0  # a killed runner's kernel notices the death of its parent within two seconds
 
 
@@ -147,7 +148,7 @@ class TargetLease(ABC):
 
     Args:
         run: this run's id.
-        note: receives one sentence when a stale lease is taken over.
+        note: receives one sentence when a stale lease is taken over, and on what endangers this one.
         seconds: how long the lease lives without a heartbeat.
     """
 
@@ -177,7 +178,7 @@ class TargetLease(ABC):
 
     @abstractmethod
     def _renew(self) -> bool:
-        """Make it last again; tells whether it was still ours."""
+        """Make it last again, also where it ran out; tells whether nobody else has had it since it was taken."""
 
     @abstractmethod
     def _found(self) -> Taken:
@@ -185,7 +186,7 @@ class TargetLease(ABC):
 
     @abstractmethod
     def _give_back(self) -> None:
-        """Free it; what is kept stays."""
+        """Free it, such that whoever held it before sees that somebody else has; what is kept stays."""
 
     @abstractmethod
     def recall_all(self) -> dict[str, Any]:
@@ -202,13 +203,24 @@ class TargetLease(ABC):
             ConnectFailed: the cluster does not answer, or does not let this user write the lease.
         """
         try:
+            risk = self._risk()
             self._wait_and_take()
         except self._failures as error:
             raise ConnectFailed(
                 f"the lease {self.place} cannot be taken ({type(error).__name__}: {error}). Nothing was "
-                f"changed. {self.needs}"
+                f"changed. {self._remedy(error)}"
             ) from None
         self._heart.start()
+        if risk:
+            self._note(risk)
+
+    def _risk(self) -> str:
+        """Return how the target may lose what the lease keeps, as a sentence; nothing where it does not."""
+        return ""
+
+    def _remedy(self, error: Exception) -> str:  # noqa: ARG002 - for targets whose errors tell more
+        """Return what to do about a lease that cannot be taken, as a sentence."""
+        return self.needs
 
     def _wait_and_take(self) -> None:
         deadline = time.monotonic() + GRACE_SECONDS
@@ -222,7 +234,7 @@ class TargetLease(ABC):
             time.sleep(0.3)
 
     def _take(self) -> bool:
-        clock = time.monotonic()
+        clock = time.clock_gettime(CLOCK)
         ours, before = self._write()
         if ours:
             self._valid_until = clock + self.seconds
@@ -232,28 +244,33 @@ class TargetLease(ABC):
 
     def _beat(self) -> None:
         while not self._stop.wait(self.seconds / 4):
-            clock = time.monotonic()
             try:
-                ours = self._renew()
+                ours = self._last_again()
             except self._failures:
                 continue  # the next change checks the validity; until then an unreachable target only delays us
             if not ours:
                 self._lost = "somebody else took the lease"
                 return
+
+    def _last_again(self) -> bool:
+        clock = time.clock_gettime(CLOCK)
+        ours = self._renew()
+        if ours:
             self._valid_until = clock + self.seconds
+        return ours
 
     def check(self) -> None:
         """Raise Refused when the lease is lost or could not be renewed in time; an election is waited for."""
-        if not self._lost and time.monotonic() >= self._valid_until and not self._take_again():
+        if not self._lost and time.clock_gettime(CLOCK) >= self._valid_until and not self._renew_late():
             self._lost = f"the lease could not be renewed for {self.seconds:.0f} s and somebody else took it"
         if self._lost:
             raise Refused(f"{self._lost}; stopped before the next change")
 
-    def _take_again(self) -> bool:
+    def _renew_late(self) -> bool:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return self._take()
+                return self._last_again()
             except self._failures as error:
                 if time.monotonic() >= deadline:
                     raise Refused(

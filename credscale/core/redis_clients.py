@@ -86,6 +86,20 @@ def redis_failures() -> tuple[type[Exception], ...]:
     return RedisError, RedisClusterException
 
 
+def turned_away(error: BaseException | None) -> bool:
+    """Tell whether a server answered that we may not, or that it is full: it serves, only not us.
+
+    Args:
+        error: with what led to it; redis-py tells of a refused login as of a cluster that is away.
+    """
+    from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, OutOfMemoryError
+
+    answers = (AuthenticationError, AuthorizationError, NoPermissionError, OutOfMemoryError)
+    while error is not None and not isinstance(error, answers):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _wire(timeout: float) -> dict[str, Any]:
     return {
         "socket_timeout": timeout, "socket_connect_timeout": timeout, "protocol": 2, "decode_responses": True,

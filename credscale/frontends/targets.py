@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from credscale.core import mongo_lease, redis_lease
 from credscale.core.errors import ConnectFailed, CredscaleError
 from credscale.core.lease import Lease, MemoryLease, PlanLease, TargetLease
-from credscale.core.redis_clients import redis_failures
+from credscale.core.redis_clients import redis_failures, turned_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,14 +81,36 @@ def take_lease(ctx: Context, request: Request) -> Lease:
 
 
 def _or_without(ctx: Context, request: Request, lease: Callable[[Context, Request], Lease]) -> Lease:
-    """Do without a lease in a target that serves nothing, where just that is to be mended."""
+    """Do without a lease where the shard that would hold it does not serve, and just that may be to be mended."""
     try:
         return lease(ctx, request)
     except ConnectFailed as error:
-        if not request.runbook.repairs:
+        if not request.runbook.repairs or turned_away(error):
             raise
-        ctx.note(f"no lease keeps others out, because the target does not serve: {error}")
-        return MemoryLease()
+        why = _why_no_lease(ctx)
+        if why:
+            ctx.note(f"no lease keeps others out, because {why}: {error}")
+            return MemoryLease()
+    return lease(ctx, request)  # it serves, so a moment's failure must not let two operators in
+
+
+def _why_no_lease(ctx: Context) -> str:
+    """Return why the cluster cannot hold a lease; nothing where it can.
+
+    A primary that only we do not reach, or that is not voted down yet, may hold another operator's lease.
+    """
+    from credscale.redis_cluster.cluster.slots import contains, key_slot
+    from credscale.redis_cluster.cluster.views import look
+
+    found = look(ctx, links=False)
+    if not found.answering:
+        return "no node answers"
+    if all(node.cluster is not None and node.cluster.state != "ok" for node in found.answering):
+        return "no node that answers says that the cluster serves"
+    owner = next((node for node in found.topology if contains(node.slots, key_slot(redis_lease.LEASE))), None)
+    if owner is None:
+        return "no node has the slot of the lease"
+    return f"{found.name(owner.id)}, which has the slot of the lease, is down" if "fail" in owner.flags else ""
 
 
 def _plan_lease(ctx: Context, request: Request) -> Lease:

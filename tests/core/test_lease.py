@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -103,6 +104,33 @@ def test_an_outage_longer_than_the_patience_stops_before_the_next_change() -> No
     mine._valid_until, mine.away = 0.0, 1
     with pytest.raises(Refused, match="could not be renewed for 0 s .Away.; stopped before the next change"):
         mine.check()
+    mine.release()
+
+
+def test_a_lease_that_ran_out_is_renewed_and_never_taken_anew() -> None:
+    """Who took it in between may be gone again: the lease is free then, and what this run knows is stale."""
+    mine = FakeLease()
+    mine.acquire()
+    mine._valid_until = 0.0
+    mine.check()
+    assert mine.done == ["write", "renew"]
+    mine._valid_until, mine.ours = 0.0, False
+    with pytest.raises(Refused, match="could not be renewed for 20 s and somebody else took it; stopped before"):
+        mine.check()
+    mine.ours = True
+    with pytest.raises(Refused, match="somebody else took it"):
+        mine.check()
+    mine.release()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="only Linux counts the time of a suspend")
+def test_a_suspended_machine_does_not_keep_a_lease_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = FakeLease()
+    mine.acquire()
+    awake = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: awake(clock) + 60 * (clock == time.CLOCK_BOOTTIME))
+    mine.check()
+    assert mine.done == ["write", "renew"]
     mine.release()
 
 

@@ -50,6 +50,8 @@ class FakeServer:
         self.document |= update["$set"]
 
     def update_one(self, query: dict[str, Any], update: dict[str, Any]) -> Any:
+        if "holder.run" in query and not self._free(query):
+            return type("Result", (), {"matched_count": 0})
         kept = self.document.setdefault("kept", {})
         for path, value in update.get("$set", {}).items():
             target, _, key = path.partition(".")
@@ -122,6 +124,28 @@ def test_a_lease_that_could_not_be_renewed_and_was_taken_stops_the_next_change(s
     mine._valid_until = 0.0
     with pytest.raises(Refused, match="stopped before the next change"):
         mine.check()
+
+
+def test_a_lease_that_ran_out_under_a_whole_other_run_is_not_taken_back(server: FakeServer) -> None:
+    mine = lease(server, "r1")
+    mine.acquire()
+    server.now += timedelta(seconds=60)
+    other = lease(server, "r2")
+    other.acquire()
+    other.release()
+    mine._valid_until = 0.0
+    with pytest.raises(Refused, match="somebody else took it; stopped before the next change"):
+        mine.check()
+    assert server.document["holder"] is None
+
+
+def test_a_lease_that_ran_out_and_that_nobody_took_goes_on(server: FakeServer) -> None:
+    mine = lease(server, "r1")
+    mine.acquire()
+    server.now += timedelta(seconds=60)
+    mine._valid_until = 0.0
+    mine.check()
+    assert server.document["expires"] == server.now + timedelta(seconds=20)
 
 
 @pytest.mark.parametrize("kind", ["memory", "mongo"])

@@ -5,11 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from redis.exceptions import (
+    AuthenticationError,
+    ClusterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    RedisClusterException,
+    RedisError,
+)
+from redis.exceptions import (
+    TimeoutError as RedisTimeoutError,
+)
 
 from credscale.core.clients import Clients
 from credscale.core.environment import Environment
-from credscale.core.errors import EnvironmentInvalid
-from credscale.core.redis_clients import direct_redis, login_of
+from credscale.core.errors import ConnectFailed, EnvironmentInvalid
+from credscale.core.redis_clients import direct_redis, login_of, turned_away
 from credscale.core.secrets import Secrets
 from credscale.core.sections import Redis, RedisTls
 
@@ -37,6 +48,30 @@ def test_a_direct_connection_tries_once_with_a_timeout() -> None:
     assert (options["host"], options["port"], options["protocol"]) == ("::1", 7000, 2)
     assert options["socket_timeout"] == options["socket_connect_timeout"] == 1.5
     assert options["retry"].get_retries() == 0
+
+
+@pytest.mark.parametrize(
+    ("cause", "away"),
+    [
+        (AuthenticationError("WRONGPASS"), False),
+        (NoPermissionError("NOPERM"), False),
+        (OutOfMemoryError("OOM"), False),
+        (ClusterDownError("CLUSTERDOWN"), True),
+        (RedisTimeoutError("no answer"), True),
+    ],
+)
+def test_who_is_turned_away_is_told_from_who_finds_nobody(cause: RedisError, away: bool) -> None:
+    """As redis-py and our connections wrap it: the one with ``from``, the other without."""
+
+    def connect() -> None:
+        try:
+            raise RedisClusterException("Redis Cluster cannot be connected") from cause
+        except RedisClusterException:
+            raise ConnectFailed("no Redis Cluster serves") from None
+
+    with pytest.raises(ConnectFailed) as told:
+        connect()
+    assert turned_away(told.value) is not away
 
 
 def test_an_environment_without_redis_is_told() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import NoPermissionError
 
 from credscale import Context, runbook
 from credscale.core.clients import Clients
@@ -12,15 +14,20 @@ from credscale.core.environment import Environment
 from credscale.core.errors import ConnectFailed
 from credscale.core.journal import Journal
 from credscale.core.lease import MemoryLease
+from credscale.core.redis_lease import LEASE
+from credscale.core.runbook import Runbook
 from credscale.core.secrets import Secrets
-from credscale.frontends import catalogue
+from credscale.frontends import catalogue, targets
 from credscale.frontends.session import Request
 from credscale.frontends.targets import describe_target, plan_lease, take_lease, target_of
+from credscale.redis_cluster.cluster import views
+from credscale.redis_cluster.cluster.slots import contains, key_slot
+from credscale.redis_cluster.cluster.views import Look
+from tests.redis_cluster.fakes import look_of, topology
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from credscale.core.runbook import Runbook
 
 MONGO = {"mongo": {"uri": "mongodb://127.0.0.1:1/"}}
 REDIS = {"redis": {"nodes": ["127.0.0.1:1"]}}
@@ -34,6 +41,9 @@ def change_redis(ctx: Context) -> None:
 @runbook(target="redis", reads_only=True)
 def look_redis(ctx: Context) -> None:
     """Look at Redis."""
+
+
+repair_redis = Runbook(change_redis.function, (), has_notebook=False, target="redis", repairs=True)
 
 
 @runbook(target="redis", builds_target=True)
@@ -88,6 +98,69 @@ def test_what_must_work_on_a_cluster_that_serves_nothing_needs_no_lease_of_it(
     asked = request(book, tmp_path, *sections)
     assert isinstance(plan_lease(context(asked), asked), MemoryLease)
     assert isinstance(take_lease(context(asked), asked), MemoryLease)
+
+
+def seen(**changes: Any) -> Look:
+    """Return a look at a cluster whose first primary, which has the lease's slot, is as told."""
+    nodes = list(topology())
+    keeper = next(number for number, node in enumerate(nodes) if contains(node.slots, key_slot(LEASE)))
+    nodes[keeper] = replace(nodes[keeper], **changes.pop("node", {}))
+    return look_of(nodes, {keeper: changes})
+
+
+def down(found: Look) -> Look:
+    views = [replace(view, cluster=replace(view.cluster, state="fail")) for view in found.nodes if view.cluster]
+    return Look(tuple(views))
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (seen(), ""),
+        (seen(error="it is frozen"), ""),
+        (seen(error="nothing listens at its port", node={"flags": ("master", "fail?")}), ""),
+        (seen(error="nothing listens at its port", node={"flags": ("master", "fail")}), "is down"),
+        (seen(node={"slots": ()}), "no node has the slot"),
+        (down(seen()), "no node that answers says that the cluster serves"),
+        (Look(()), "no node answers"),
+    ],
+)
+def test_what_repairs_does_without_a_lease_only_where_none_can_be_held(
+    found: Look, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen primary, or one not voted down yet, may hold another operator's lease."""
+    asked, notes = request(repair_redis, tmp_path, REDIS), list[str]()
+    ctx = context(asked)
+    monkeypatch.setattr(ctx, "note", notes.append)
+    monkeypatch.setattr(views, "look", lambda *_, **__: found)
+    tries = []
+
+    def fails(*_: object) -> None:
+        tries.append("again")
+        raise ConnectFailed("one timeout")
+
+    monkeypatch.setattr(targets, "_take_lease", fails)
+    if why:
+        assert isinstance(take_lease(ctx, asked), MemoryLease)
+        assert why in notes[0]
+        return
+    with pytest.raises(ConnectFailed, match="one timeout"):
+        take_lease(ctx, asked)
+    assert (len(tries), notes) == (2, [])
+
+
+def test_what_repairs_is_not_let_in_without_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        try:
+            raise NoPermissionError("NOPERM")
+        except NoPermissionError:
+            raise ConnectFailed("the lease cannot be taken (NoPermissionError)") from None
+
+    monkeypatch.setattr(targets, "_take_lease", refused)
+    monkeypatch.setattr(views, "look", lambda *_, **__: Look(()))
+    asked = request(repair_redis, tmp_path, REDIS)
+    with pytest.raises(ConnectFailed, match="NoPermission"):
+        take_lease(context(asked), asked)
 
 
 @pytest.mark.scenario

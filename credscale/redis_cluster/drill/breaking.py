@@ -10,7 +10,7 @@ from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.drill import partition, processes
 from credscale.redis_cluster.drill.partition import Cut, End
 from credscale.redis_cluster.drill.restoring import Broken, ips_of, port_of
-from credscale.redis_cluster.drill.starting import SETTINGS, way_of
+from credscale.redis_cluster.drill.starting import SETTINGS, directives, way_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +61,8 @@ def fault_of(
         return Broken(view.address, "pause"), words, partial(processes.pause, machine, listener.pid, hold)
     settings = _settings(ctx, view)
     if fault.how == "kill":
+        if fault.of == "primary":
+            _refuse_forgetful_start(machine, view)
         way = way_of(machine, view, listener, seen, settings)
         return (
             Broken(view.address, "kill", way),
@@ -70,6 +72,23 @@ def fault_of(
     cut = _cut(ctx, found, target, machine, settings)
     words = f"cut {view.address} off: drop packets of ports {cut.node.port} and {cut.node.bus_port} on {machine.name}"
     return Broken(view.address, "partition"), words, partial(partition.add, machine, cut)
+
+
+def _refuse_forgetful_start(machine: Machine, view: NodeView) -> None:
+    """Refuse to kill a primary whose configuration file, unlike the running server, keeps no append-only file.
+
+    Raises:
+        PreconditionFailed: it would come back empty, or nobody can tell.
+    """
+    path = str(view.info.get("config_file", ""))
+    text = machine.read(path) if path else None
+    if text is None or directives(text.decode("utf-8", "replace")).get("appendonly") != "yes":
+        why = f"{path} does not say appendonly yes" if text is not None else "its configuration file cannot be read"
+        raise PreconditionFailed(
+            f"{view.address} was to be killed and started again, but {why}: were there no replica to take over, it "
+            "would come back empty and its replicas would copy that. Nothing was changed. Write it there, or drill "
+            "with --fault freeze"
+        )
 
 
 def _settings(ctx: Context, view: NodeView) -> dict[str, str]:

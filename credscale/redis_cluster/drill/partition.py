@@ -131,7 +131,8 @@ def remove(machine: Machine, table: str) -> None:
         VerificationFailed: it is still there.
     """
     done = machine.run(["sh", "-c", _RUN, "sh", "delete", "table", "inet", table])
-    if table in (tables(machine) or ()):
+    left = tables(machine)
+    if table in left if left is not None else done.code:
         raise VerificationFailed(
             f"{machine.name}: the table {table} of the packet filter could not be removed: {done.complaint}. Remove it "
             f"as root: nft delete table inet {table}"

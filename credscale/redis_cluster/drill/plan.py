@@ -147,7 +147,7 @@ def refuse_unless_allowed(environment: Environment) -> None:
         return
     raise Refused(
         f"a drill breaks a node of {environment.name} on purpose, and nothing says that it may. Nothing was changed. "
-        "Drills run where the environment has a section lab, is named lab, staging or staging-..., or says "
+        "Drills run where the environment has a section lab, is named lab, staging, lab-... or staging-..., or says "
         "policy: {allow_drills: true}"
     )
 

@@ -84,26 +84,31 @@ class Survey:
     sockets: dict[int, frozenset[str]]
     me: str
 
-    def of(self, port: int, ips: Iterable[str]) -> tuple[Listener, ...]:
+    def of(self, port: int, ips: Iterable[str], others: Iterable[str] = ()) -> tuple[Listener, ...]:
         """Return the processes that listen at a port for one of these addresses.
 
         Args:
             port: of the node.
             ips: of the node's name as it is known here; behind an address translation its machine knows none of them.
+            others: of other nodes at the same port of this machine.
         """
         found, known = self.listeners.get(port, ()), frozenset(ips)
         exact = tuple(each for each in found if known & each.ips)
-        return exact or tuple(each for each in found if _may_be(known, each.ips))
+        return exact or tuple(each for each in found if _may_be(known, each.ips, frozenset(others)))
 
-    def listens(self, port: int, ips: Iterable[str]) -> bool:
+    def listens(self, port: int, ips: Iterable[str], others: Iterable[str] = ()) -> bool:
         """Tell whether anybody listens there, be it a process that we may not see."""
-        return port in self.sockets and _may_be(frozenset(ips), self.sockets[port])
+        return port in self.sockets and _may_be(frozenset(ips), self.sockets[port], frozenset(others))
 
 
-def _may_be(known: frozenset[str], listening: frozenset[str]) -> bool:
-    """Tell whether a listener is the one of some addresses; a loopback address is never translated."""
+def _may_be(known: frozenset[str], listening: frozenset[str], others: frozenset[str]) -> bool:
+    """Tell whether a listener is the one of some addresses: by an address, or through a translation.
+
+    A loopback address is never translated, and who listens only where other nodes are is one of those.
+    """
     loopback = known and all(ipaddress.ip_address(ip).is_loopback for ip in known)
-    return not listening or "" in listening or bool(known & listening) or not loopback
+    translated = not loopback and not listening <= others
+    return not listening or "" in listening or bool(known & listening) or translated
 
 
 def survey(machine: Machine, ports: Sequence[int]) -> Survey:

@@ -107,11 +107,12 @@ def _states_on(machine: Machine, addresses: Sequence[str]) -> list[NodeState]:
     cut = partition.tables(machine) or frozenset()
     found = []
     for address in addresses:
-        ips = ips_of(address)
-        listening = seen.of(port_of(address), ips)
+        port, ips = port_of(address), ips_of(address)
+        others = [ip for other in addresses if other != address and port_of(other) == port for ip in ips_of(other)]
+        listening = seen.of(port, ips, others)
         frozen = tuple(each.pid for each in listening if each.state == processes.STOPPED)
         # In a container with a network of its own it listens where its machine's kernel does not show it.
-        runs = seen.listens(port_of(address), ips) or _connects(address)
+        runs = seen.listens(port, ips, others) or _connects(address)
         found.append(NodeState(address, runs, frozen, partition.table_of(address) in cut))
     return found
 
@@ -177,6 +178,10 @@ def put_back(ctx: Context, broken: Broken | None = None) -> tuple[Move, ...]:
                 problems.append(f"{move.address}: {error}")
             else:
                 done.append(move)
+    unknown = [node.address for node in found if node.runs is None]
+    kept = broken or (recall(ctx) if unknown else None)
+    if kept is not None and kept.address in unknown:
+        problems.append(f"{kept.address}: its machine cannot be reached, so whether it is put back is unknown")
     if problems:
         raise VerificationFailed(
             f"not everything could be put back: {'; '.join(problems)}. Then run: invoke redis.restore-nodes"

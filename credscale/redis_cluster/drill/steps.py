@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 BEFORE_SECONDS = AFTER_SECONDS = 1.0
 ROLE_SECONDS = 0.5
 POLL_SECONDS = 0.01
+READ_SECONDS = 120.0
 MEASURED = 3
 
 
@@ -137,7 +138,10 @@ def _break(
         else:
             writers.mark(event, target.primary)
             writers.settle(plan.AFTER_FLIP_SECONDS)
-    writers.settle(max(0.0, expected.hold - (time.monotonic() - begun)))
+    while (left := expected.hold - (time.monotonic() - begun)) > 0:
+        writers.settle(min(left, READ_SECONDS))
+        if left > READ_SECONDS:
+            writers.read_back()  # before the probe keys expire
 
 
 def _came(ctx: Context, target: Target, kind: Fault) -> tuple[bool, str]:

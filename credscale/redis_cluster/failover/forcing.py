@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, Refused, WaitTimeout
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster import facts
-from credscale.redis_cluster.cluster.nodes import by_id, primaries
+from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
 from credscale.redis_cluster.cluster.reasons import Reason, listed, sentence
 from credscale.redis_cluster.cluster.slots import count, ranges_text
 from credscale.redis_cluster.cluster.views import look
@@ -122,6 +122,7 @@ def _forbids(found: Look, replica_id: str, mode: str) -> Iterator[Reason]:
         return
     if answer_of(found, target) is None:
         yield problem(name, "answer", "it does not answer us", "look at its process and the network")
+    yield from _further_sibling(found, target)
     voters = primaries(found.topology)
     there = [node for node in voters if answer_of(found, node) is not None]
     majority = len(there) > len(voters) // 2
@@ -139,6 +140,22 @@ def _forbids(found: Look, replica_id: str, mode: str) -> Iterator[Reason]:
     if mode == TAKEOVER and majority:
         yield problem("cluster", "majority", f"{many}, which is a majority, so an election is possible",
                       "use --mode force, or wait for the replicas")  # fmt: skip
+
+
+def _further_sibling(found: Look, target: Node) -> Iterator[Reason]:
+    """A replica that takes over makes its siblings drop what it has not got."""
+    offsets = {}
+    for node in replicas_of(found.topology, target.primary_id):
+        seen = answer_of(found, node)
+        offset = facts.replication(seen.info).replica_offset if seen is not None else None
+        if offset is not None:
+            offsets[node.id] = offset
+    best = max(offsets, key=lambda node_id: offsets[node_id], default=target.id)
+    if target.id in offsets and offsets[best] > offsets[target.id]:
+        more = offsets[best] - offsets[target.id]
+        name = found.name(best)
+        what = f"{name} has {more:,} bytes more of what the primary wrote, which would be lost"
+        yield problem(found.name(target.id), "behind", what, f"name that one: --replica {name}")
 
 
 def _flagged(found: Look, primary: Node, viewers: list[str]) -> bool:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from credscale.core.errors import EnvironmentInvalid
-from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
+from credscale.redis_cluster.cluster.nodes import primaries, replicas_of
 from credscale.redis_cluster.cluster.slots import tag_in
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.failover.measurement import Mark, Measurement
@@ -15,7 +15,7 @@ from credscale.redis_cluster.failover.senders import Direct, application, places
 from credscale.redis_cluster.failover.writer import PREFIX, TTL_SECONDS, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from redis import Redis
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RATE = 200  # writes per second of each writer
 MOST_RATE = 1000
+CLIENTS = 2  # per shard: a plain connection and an application's
 MOST_IN_ALL = 3000  # of all writers: this process has one interpreter
 AGREE_SECONDS = 20.0
 STOP_SECONDS = 3.0  # longer than one attempt; redis-py's cluster client may be in the middle of several
@@ -49,8 +50,9 @@ class Writers:
     def __init__(self, ctx: Context, found: Look, *, shards: Sequence[str] = (), rate: int = RATE) -> None:
         if not 1 <= rate <= MOST_RATE:
             raise EnvironmentInvalid(f"--rate is from 1 to {MOST_RATE} writes per second, not {rate}")
-        self._ctx, self._found, self._rate = ctx, found, rate
+        self._ctx, self._found = ctx, found
         self._shards = [node for node in primaries(found.topology) if not shards or node.id in shards]
+        self._rate = min(rate, MOST_IN_ALL // max(1, CLIENTS * len(self._shards)))
         self._run = secrets.token_hex(4)
         self._marks: list[Mark] = []
         self._writers: list[Writer] = []
@@ -75,21 +77,21 @@ class Writers:
         startup = [node.place for node in self._found.answering]
         for node in self._shards:
             name, tag = self._found.name(node.id), tag_in(node.slots)
-            direct = Direct(self._connect, [places[each.host, each.port] for each in self._members(node)], places)
+            direct = Direct(self._connect, self._members(node, places), places)
             self._writers.append(Writer(name, tag, self._run, direct))
             self._writers[-1].try_once()
             self._writers.append(Writer(name, tag, self._run, application(self._ctx, startup, places)))
-        rate = min(self._rate, MOST_IN_ALL / max(1, len(self._writers)))
         self._begun = time.monotonic()
         for writer in self._writers:
-            writer.start(self._begun, 1 / rate)
+            writer.start(self._begun, 1 / self._rate)
 
     def _connect(self, address: str, seconds: float) -> Redis:
         return self._ctx.clients.redis_node(address, timeout=seconds)
 
-    def _members(self, node: Node) -> list[Node]:
-        known = by_id(self._found.topology)
-        return [known[node.id], *replicas_of(self._found.topology, node.id)]
+    def _members(self, node: Node, places: Mapping[tuple[str, int], str]) -> list[str]:
+        """Return where the nodes of a shard are reached; a replica that lost its address (noaddr) is nowhere."""
+        members = [node, *replicas_of(self._found.topology, node.id)]
+        return [places[each.host, each.port] for each in members if (each.host, each.port) in places]
 
     def mark(self, event: str, where: str) -> None:
         """Keep a moment of the timeline; from the first one on gaps are counted.
@@ -131,6 +133,11 @@ class Writers:
             if not writer.read_back(self._ctx, found, patience):
                 silent.add(writer.slot)
         return sum(writer.lost for writer in self._writers)
+
+    @property
+    def unread(self) -> int:
+        """How many acknowledged writes could not be looked for so far."""
+        return sum(writer.unread for writer in self._writers)
 
     def finish(self, timeout: float = AGREE_SECONDS) -> Measurement:
         """Stop writing, look for every acknowledged write at the present owners, delete the probe's keys.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, Observed, PreconditionFailed, Refused, VerificationFailed
+from credscale.core.redis_clients import redis_failures
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
@@ -107,30 +108,44 @@ def _measured(
                     memory.went_away(ctx, move.replica)
                 carried = carry_out(ctx, writers, move, shard=shards[move.replica], rested=rested, timeout=timeout)
                 done += [carried] if carried is not None else []
-                if writers.read_back():
+                if writers.read_back() or writers.unread:
                     break  # no further shard is put at risk
         except Observed as problem:
             problem.output = _output(writers.finish(SHORT_SECONDS), done) | problem.output
             raise
+        except redis_failures() as error:
+            raise VerificationFailed(
+                f"a node refused us, or broke off: {error}. {len(done)} of {len(moves)} failovers were confirmed "
+                f"before. Look at the roles with: invoke cluster-status --env {ctx.environment.name}; then run the "
+                "same command again. Our user needs CLUSTER FAILOVER, ROLE, SET, WAIT, MGET and UNLINK",
+                _output(writers.finish(SHORT_SECONDS), done),
+            ) from error
         seen = writers.finish()
-    problems = [reason.row() for reason in gate(look(ctx, links=False))]
+    wrong = gate(look(ctx, links=False))
     if ctx.dry_run:
         return Finding(f"would fail over {_listed_moves(found, moves)}")
     if len(done) == len(moves) and keeps:
         memory.forget(ctx)
-    return _judged(ctx, seen, done, moves, _output(seen, done) | {"problems": problems})
+    output = _output(seen, done) | {"problems": [reason.row() for reason in wrong]}
+    return _judged(ctx, seen, done, moves, output, unhealthy=sentence(wrong))
 
 
 def _judged(
-    ctx: Context, seen: Measurement, done: Sequence[Done], moves: Sequence[Move], output: dict[str, Any]
+    ctx: Context,
+    seen: Measurement,
+    done: Sequence[Done],
+    moves: Sequence[Move],
+    output: dict[str, Any],
+    *,
+    unhealthy: str,
 ) -> Finding:
     hands = listed(f"{each.primary} to {each.replica}" for each in done)
     flips = [each.flipped - each.asked for each in done]
     gap = f"{(seen.longest_gap or 0) * 1000:.0f} ms"
     text = (
-        f"{len(done)} of {len(moves)} failovers done and confirmed by every node ({hands}); the slowest role flip took "
-        f"{max(flips) * 1000:.0f} ms, the longest time without an acknowledged write {gap}, {seen.lost} of "
-        f"{seen.acknowledged:,} acknowledged writes were lost"
+        f"{len(done)} of {len(moves)} failovers done and confirmed by every node that answers ({hands}); the slowest "
+        f"role flip took {max(flips) * 1000:.0f} ms, the longest time without an acknowledged write {gap}, "
+        f"{seen.lost} of {seen.acknowledged:,} acknowledged writes were lost"
     )
     if seen.lost:
         raise VerificationFailed(
@@ -148,7 +163,8 @@ def _judged(
     ways = [f"--primary {each.primary} --back" for each in done if any(m.primary == each.was.primary for m in away)]
     hint = f". Fail back with: invoke redis-failover --env {ctx.environment.name} {ways[0]}" if ways else ""
     rest = f" (and so for {listed(way.split()[1] for way in ways[1:])})" if len(ways) > 1 else ""
-    return Finding(text + hint + rest, output)
+    beside = f". The cluster is not healthy for other reasons: {unhealthy}" if unhealthy else ""
+    return Finding(text + hint + rest + beside, output)
 
 
 def _output(seen: Measurement, done: Sequence[Done]) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._begun, self._every = 0.0, 0.0
         self._watching = False
-        self._acknowledged = self._checked = self._unread = self._unknown = 0
-        self.lost = 0
+        self._acknowledged = self._checked = self._unknown = 0
+        self.lost = self.unread = 0
         self._last = self._end = 0.0
         self._pace: list[tuple[float, int]] = []  # once a second: when, and how many were acknowledged
         self._errors: Counter[str] = Counter()
@@ -143,12 +143,12 @@ class Writer:
             keys = [f"{self._prefix}{number}" for number in range(self._checked, upto)]
             absent = missing(ctx, found, self.slot, keys, timeout=timeout)
             if absent is None:
-                self._unread += until - self._checked
+                self.unread += until - self._checked
                 self._checked = until
                 return False
             old = self._run_out()
             expired = sum(self._checked + place < old for place in absent)
-            self._unread += expired
+            self.unread += expired
             self.lost += len(absent) - expired
             self._checked = upto
         return True
@@ -168,7 +168,7 @@ class Writer:
             gaps = tuple(sorted((*gaps, Gap(self._last, self._end, ended=False)), key=lambda gap: -gap.seconds))
         return WriterRecord(
             shard=self.shard, client=self._sender.name, acknowledged=self._checked, lost=self.lost,
-            unread=self._unread, unknown=self._unknown, errors=dict(self._errors), gaps=gaps,
+            unread=self.unread, unknown=self._unknown, errors=dict(self._errors), gaps=gaps,
             points=self._series.points(),
         )  # fmt: skip
 

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis.exceptions import OutOfMemoryError
 
 from credscale.core import lease as leases
 from credscale.core.errors import ConnectFailed, Refused
 from credscale.core.journal import read_journal
-from credscale.core.lease import Holder, machine
+from credscale.core.lease import Holder, MemoryLease, machine
 from credscale.core.redis_lease import KEPT, LAST, LEASE, RedisLease, kept_in
+from credscale.core.runbook import Runbook
+from credscale.frontends.session import Request
+from credscale.frontends.targets import take_lease
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.slots import contains, key_slot
 from credscale.testing import wait_for
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 
     from redis.cluster import RedisCluster
 
+    from credscale import Context
     from credscale.redis_cluster.cluster.nodes import Node
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(120)]
@@ -42,6 +47,13 @@ def client(shared_redis: RedisNodes) -> Iterator[RedisCluster]:
     ctx = shared_redis.context()
     yield ctx.clients.redis_cluster()
     ctx.clients.redis_cluster().delete(LEASE, LAST, KEPT)
+
+
+def repairs(ctx: Context) -> None:
+    """Repair Redis."""
+
+
+REPAIR = Runbook(repairs, (), has_notebook=False, target="redis", repairs=True)
 
 
 @pytest.fixture
@@ -75,7 +87,12 @@ def test_a_second_holder_is_refused_and_told_who_runs(client: RedisCluster) -> N
     first.release()
     assert json.loads(str(client.get(LEASE)))["run"] == "r2", "who lost it gives nothing back"
     second.release()
-    assert client.exists(LEASE) == client.exists(LAST) == 0
+    assert client.exists(LEASE) == 0
+    notes: list[str] = []
+    third = make(client, "r3", notes)
+    third.acquire()
+    third.release()
+    assert notes == [], "what was given back is not taken over"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -95,6 +112,81 @@ def test_the_heartbeat_keeps_it_and_its_end_frees_it_with_a_note(client: RedisCl
     with pytest.raises(Refused, match="stopped before the next change"):
         first.check()
     second.release()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_was_away_during_a_whole_other_run_does_not_go_on(client: RedisCluster) -> None:
+    """It was stopped or cut off past the end of its lease; what it knows of the cluster is stale."""
+    first, second = make(client, "r1"), make(client, "r2")
+    first.acquire()
+    client.delete(LEASE)  # as when it runs out
+    assert first._renew(), "nobody was there in between"
+    client.delete(LEASE)
+    second.acquire()
+    second.release()
+    assert not first._renew()
+    first._valid_until = 0.0
+    with pytest.raises(Refused, match="somebody else took it; stopped before the next change"):
+        first.check()
+    first.release()
+    assert client.exists(LEASE) == 0
+
+
+def test_a_failover_that_lost_the_writes_of_the_taking_does_not_stop_the_run(client: RedisCluster) -> None:
+    earlier = make(client, "r0")
+    earlier.acquire()
+    earlier.release()
+    before = str(client.get(LAST))
+    mine = make(client, "r1")
+    mine.acquire()
+    client.delete(LEASE)
+    client.set(LAST, before)
+    assert mine._renew()
+    assert json.loads(str(client.get(LEASE)))["run"] == "r1"
+    mine.release()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_full_shard_takes_the_lease_and_what_it_keeps(client: RedisCluster, shared_redis: RedisNodes) -> None:
+    """The run may be the one that relieves it."""
+    full = shared_redis.client(owner(shared_redis).address)
+    full.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(OutOfMemoryError):
+            client.set("{credscale}:other", "no")
+        first, second = make(client, "r1"), make(client, "r2")
+        first.acquire()
+        first.remember("roles", "first")
+        first.remember("roles", "second")
+        assert first._renew()
+        with pytest.raises(Refused, match="run r1"):
+            second.acquire()
+        first.release()
+        second.acquire()
+        assert second.recall_all() == {"roles": "first"}
+        second.forget("roles")
+        second.release()
+    finally:
+        full.config_set("maxmemory", "32mb")
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [("allkeys-lru", "the lease and what must be put back"), ("volatile-ttl", "the lease"), ("noeviction", "")],
+)
+def test_a_server_that_may_evict_the_lease_is_noted(
+    client: RedisCluster, shared_redis: RedisNodes, policy: str, told: str
+) -> None:
+    keeper, notes = shared_redis.client(owner(shared_redis).address), list[str]()
+    keeper.config_set("maxmemory-policy", policy)
+    try:
+        mine = make(client, "r1", notes)
+        mine.acquire()
+        mine.release()
+    finally:
+        keeper.config_set("maxmemory-policy", "noeviction")
+    assert [note.partition(":")[0] for note in notes] == ([f"maxmemory-policy {policy}"] if told else [])
+    assert all(f"may evict {told}, and nobody notices" in note for note in notes)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -144,6 +236,8 @@ def test_missing_rights_are_told_with_what_is_needed(shared_redis: RedisNodes, t
     ctx = shared_redis.context(user="app", password=f"file:{tmp_path}/app")
     with pytest.raises(ConnectFailed, match=r"cannot be taken \(NoPermission.*~\{credscale\}\*"):
         make(ctx.clients.redis_cluster(), "r1").acquire()
+    with pytest.raises(ConnectFailed, match="NoPermission"):
+        take_lease(ctx, Request(REPAIR, ctx.environment, {}, "", tmp_path))
     for address in shared_redis.addresses:
         shared_redis.client(address).execute_command("ACL", "DELUSER", "app")
 
@@ -208,6 +302,12 @@ def test_a_cluster_that_serves_nothing_is_told(tmp_path: Path) -> None:
         nodes.client(first).execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 100)
         with pytest.raises(ConnectFailed, match="the lease .* cannot be taken"):
             make(nodes.context().clients.redis_cluster(), "r1").acquire()
+        ctx = nodes.context(folder=tmp_path)
+        assert isinstance(take_lease(ctx, Request(REPAIR, ctx.environment, {}, "", tmp_path)), MemoryLease)
+        notes = [event["text"] for event in read_journal(tmp_path / "journal.jsonl") if event["event"] == "note"]
+        assert [note.partition(":")[0] for note in notes] == [
+            "no lease keeps others out, because no node that answers says that the cluster serves"
+        ]
     finally:
         nodes.end()
 
