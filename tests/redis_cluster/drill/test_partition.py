@@ -70,3 +70,9 @@ def test_only_our_table_is_removed() -> None:
     assert machine.ran[0][-4:] == ["delete", "table", "inet", TABLE]
     with pytest.raises(VerificationFailed, match=f"nft delete table inet {TABLE}"):
         partition.remove(FakeMachine({"list tables": listed}), TABLE)
+
+
+def test_where_nft_stops_working_its_exit_code_decides() -> None:
+    partition.remove(FakeMachine({"list tables": 1}), TABLE)
+    with pytest.raises(VerificationFailed, match="could not be removed"):
+        partition.remove(FakeMachine({"nft": 1}), TABLE)

@@ -175,3 +175,25 @@ def test_machine_that_cannot_be_reached_is_told_and_left_alone(monkeypatch: pyte
     assert restore_nodes(ctx).status is Status.OK
     notes = [event["text"] for event in ctx.journal.events if event["event"] == "note"]
     assert notes == [f"whether {FIRST}, {SECOND} must be put back is unknown: redis1 is not reached"]
+
+
+def test_what_a_drill_broke_on_a_machine_out_of_reach_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen(monkeypatch, NodeState(FIRST, runs=None), NodeState(SECOND, runs=True))
+    ctx = context(FakeMachine())
+    restoring.remember(ctx, Broken(FIRST, "kill", WAY))
+    failed = failure(restore_nodes, ctx)
+    assert f"{FIRST}: its machine cannot be reached" in str(failed.error)
+    assert restoring.recall(ctx) == Broken(FIRST, "kill", WAY)
+
+
+def test_dead_node_with_a_neighbour_at_the_same_port_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    neighbour = processes.Survey({}, {7000: frozenset({"10.0.0.2"})}, "root")
+    monkeypatch.setattr(processes, "survey", lambda *_: neighbour)
+    monkeypatch.setattr(restoring.partition, "tables", lambda _machine: frozenset())
+    monkeypatch.setattr(restoring, "_connects", lambda _address: False)
+    monkeypatch.setattr(restoring, "inventory", lambda _ctx: ("10.0.0.1:7000", "10.0.0.2:7000"))
+    ctx = context(FakeMachine())
+    monkeypatch.setattr(type(ctx.environment), "machine_of", lambda _self, _address: "")
+    assert [(node.address, node.runs) for node in restoring.states(ctx)] == [
+        ("10.0.0.1:7000", False), ("10.0.0.2:7000", True),
+    ]  # fmt: skip

@@ -194,3 +194,15 @@ def test_takeover_is_for_the_loss_of_the_majority() -> None:
     assert force_rules(without(PRIMARY), "takeover") == {"majority"}
     assert force_rules(without(PRIMARY, 1, flag="fail?"), "takeover") == set()
     assert force_rules(without(PRIMARY, 1, flag=""), "takeover") == {"alive"}
+
+
+def test_force_is_not_for_a_replica_that_is_behind_another() -> None:
+    nodes = topology(3, 2)
+    dead = tuple(replace(node, flags=(*node.flags, "fail")) if number == PRIMARY else node
+                 for number, node in enumerate(nodes))  # fmt: skip
+    offsets = {PRIMARY: {"error": "gone", "id": ""}, REPLICA: {"info": {"slave_repl_offset": 900}}}
+    found = look_of(dead, offsets | {REPLICA + 3: {"info": {"slave_repl_offset": 1000}}})
+    (reason,) = why_not_forced(found, node_id(REPLICA), "force")
+    assert (reason.rule, reason.where) == ("behind", nodes[REPLICA].address)
+    assert reason.what.startswith(f"{nodes[REPLICA + 3].address} has 100 bytes more")
+    assert why_not_forced(found, node_id(REPLICA + 3), "force") == ()

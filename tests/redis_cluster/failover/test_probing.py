@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -305,3 +306,17 @@ def test_a_dry_run_writes_nothing() -> None:
     assert len(ctx.said) == 1
     assert NODES[1].address in ctx.said[0]
     assert NODES[0].address not in ctx.said[0]
+
+
+def test_a_replica_without_an_address_takes_no_part() -> None:
+    gone = replace(NODES[3], host="", port=0, flags=("slave", "fail", "noaddr"))
+    found = look_of((*NODES[:3], gone, *NODES[4:]))
+    ctx: Any = None
+    writers = Writers(ctx, found)
+    assert writers._members(found.topology[0], places_of(found)) == [NODES[0].address]
+
+
+def test_the_rate_that_is_announced_is_the_one_that_is_kept() -> None:
+    ctx: Any = None
+    assert Writers(ctx, FOUND, rate=200)._rate == 200
+    assert Writers(ctx, look_of(topology(50, 0)), rate=200)._rate == 30
