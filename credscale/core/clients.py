@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from credscale.core.addresses import port_of
 from credscale.core.errors import ConnectFailed, EnvironmentInvalid, UnknownTarget
 from credscale.core.redis_clients import REDIS_SECONDS, cluster_redis, direct_redis, login_of, redis_failures
 
@@ -96,7 +97,7 @@ class Clients:
         machine = self._environment.machine_of(address)
         if machine is None:
             raise EnvironmentInvalid(f"{address} is on no machine of the section hosts")
-        way = self.machine(machine).tunnel(int(address.rpartition(":")[2]))
+        way = self.machine(machine).tunnel(port_of(address))
         deploy = self._environment.mongo.deploy if self._environment.mongo is not None else None
         login: dict[str, str] = {}
         if log_in and deploy is not None and deploy.admin is not None:

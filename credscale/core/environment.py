@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from credscale.core.addresses import is_loopback
+from credscale.core.addresses import host_of, is_loopback
 from credscale.core.errors import EnvironmentInvalid, UnknownTarget
 from credscale.core.sections import (
     Deploy,
@@ -61,7 +61,7 @@ class Environment(Section):
         Args:
             address: ``host:port``; the host is a name in ``hosts``, the address of one, or a loopback name.
         """
-        host = address.rpartition(":")[0].strip("[]")
+        host = host_of(address)
         for name, entry in self.hosts.items():
             if host in (name, entry.address):
                 return name
@@ -165,7 +165,7 @@ def _mongo_mismatches(environment: Environment, mongo: Mongo, deploy: Deploy) ->
         seen.add(address)
         if environment.machine_of(address) is None:
             yield place, f"{address} {_NOWHERE}"
-        if deploy.security == "none" and not is_loopback(address.rpartition(":")[0].strip("[]")):
+        if deploy.security == "none" and not is_loopback(host_of(address)):
             yield (
                 place,
                 (
@@ -194,7 +194,7 @@ def _redis_mismatches(environment: Environment, redis: Redis, deploy: RedisDeplo
         if environment.machine_of(address) is None:
             yield place, f"{address} {_NOWHERE}"
         open_to_all = redis.password is None and not (deploy.tls and deploy.tls.clients_need_certificate)
-        if open_to_all and not is_loopback(address.rpartition(":")[0].strip("[]")):
+        if open_to_all and not is_loopback(host_of(address)):
             yield place, f"{address} would be open to everybody: give redis.password a secret reference"
     for address in deploy.announce:
         if address not in redis.nodes:

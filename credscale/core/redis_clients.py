@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import split_address
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -45,8 +47,8 @@ def direct_redis(address: str, timeout: float, login: Mapping[str, Any] | None =
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    host, _, port = address.rpartition(":")
-    return Redis(host.strip("[]"), int(port), retry=Retry(NoBackoff(), 0), **_wire(timeout), **(login or {}))
+    host, port = split_address(address)
+    return Redis(host, port, retry=Retry(NoBackoff(), 0), **_wire(timeout), **(login or {}))
 
 
 def cluster_redis(addresses: Sequence[str], timeout: float, login: Mapping[str, Any] | None = None) -> RedisCluster:
@@ -65,8 +67,7 @@ def cluster_redis(addresses: Sequence[str], timeout: float, login: Mapping[str, 
     from redis.exceptions import RedisClusterException
     from redis.retry import Retry
 
-    parts = [address.rpartition(":") for address in addresses]
-    nodes = [ClusterNode(host.strip("[]"), int(port)) for host, _, port in parts]  # type: ignore[no-untyped-call]
+    nodes = [ClusterNode(*split_address(address)) for address in addresses]  # type: ignore[no-untyped-call]
     try:
         return RedisCluster(
             startup_nodes=nodes,

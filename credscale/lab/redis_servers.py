@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import host_of, port_of
 from credscale.core.errors import ConnectFailed, EnvironmentInvalid, MissingExtra, PreconditionFailed
 from credscale.core.redis_clients import direct_redis
 from credscale.lab.processes import (
@@ -131,7 +132,7 @@ def _own_addresses(directory: Path) -> list[str]:
 
 def _check(addresses: Sequence[str]) -> None:
     shards, rest = divmod(len(addresses), REPLICAS + 1)
-    foreign = [address for address in addresses if address.rpartition(":")[0] != HOST]
+    foreign = [address for address in addresses if host_of(address) != HOST]
     if foreign or rest or shards < LEAST_PRIMARIES or len(set(addresses)) < len(addresses):
         raise EnvironmentInvalid(
             f"redis.nodes of a lab are six or more different addresses {HOST}:PORT, an even number of them, not "
@@ -186,7 +187,7 @@ def plan_nodes(directory: Path, addresses: Sequence[str]) -> list[Plan]:
 
     server, plans = find_server(), []
     for number, address in enumerate(addresses, 1):
-        port = int(address.rpartition(":")[2])
+        port = port_of(address)
         folder = _data(directory) / str(port)
         settings = SETTINGS | {"port": str(port), "dir": word(str(folder))}
         write_file(folder / "redis.conf", "".join(f"{name} {value}\n" for name, value in settings.items()))

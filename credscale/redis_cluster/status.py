@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import split_address
 from credscale.core.errors import VerificationFailed
 from credscale.core.step import Finding, probe
 from credscale.redis_cluster import plots
@@ -78,8 +79,8 @@ def _nodes(found: Look) -> list[Row]:
     pairs: list[tuple[Node | None, NodeView | None]] = []
     taken: set[str] = set()
     for view in found.nodes:
-        host, _, port = view.address.rpartition(":")
-        node = known.get(view.id) or places.get((view.ip or host.strip("[]"), int(port)))
+        host, port = split_address(view.address)
+        node = known.get(view.id) or places.get((view.ip or host, port))
         if view.error and node is not None and node.id in seen:
             node = None  # another node answers under this identity
         if node is not None:

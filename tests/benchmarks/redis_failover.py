@@ -27,9 +27,9 @@ from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.failover.confirmation import before, unconfirmed
 from credscale.redis_cluster.failover.execution import SETTLE_SECONDS, flips
 from credscale.redis_cluster.failover.plan import Move
-from credscale.redis_cluster.failover.probing import Writers
 from credscale.redis_cluster.failover.resting import Rested, rest
 from credscale.redis_cluster.failover.steps import fail_over
+from credscale.redis_cluster.measuring.probing import Writers
 from credscale.testing import wait_for
 from tests.scenarios.redis.conftest import PRIMARIES, RedisNodes
 

@@ -11,8 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from credscale.redis_cluster.cluster.nodes import Node, nodes_text
-from credscale.redis_cluster.cluster.slots import split_evenly
+from credscale.redis_cluster.cluster.nodes import Node
+from credscale.redis_cluster.cluster.slots import ranges_text, split_evenly
 from credscale.redis_cluster.cluster.views import COMMANDS, Look, NodeView, parse_replies
 
 if TYPE_CHECKING:
@@ -64,6 +64,22 @@ def topology(primaries: int = 3, replicas: int = 1, hosts: int = 0) -> tuple[Nod
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def nodes_text(nodes: Iterable[Node]) -> str:
+    """Return nodes as CLUSTER NODES does."""
+    return "".join(f"{_line(node)}\n" for node in nodes)
+
+
+def _line(node: Node) -> str:
+    extras = [node.hostname] if node.hostname or node.aux else []
+    extras += [f"{name}={value}" for name, value in node.aux]
+    where = ",".join([f"{node.host}:{node.port}@{node.bus_port}", *extras])
+    signs = {"migrating": "->-", "importing": "-<-"}
+    opened = [f"[{each.slot}{signs[each.direction]}{each.peer}]" for each in node.open_slots]
+    words = [node.id, where, ",".join(node.flags), node.primary_id or "-", node.ping_sent, node.pong_received]
+    words += [node.epoch, node.link, ranges_text(node.slots), *opened]
+    return " ".join(str(word) for word in words if word != "")
 
 
 def info(nodes: Sequence[Node], me: Node, **more: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bson import Int64, ObjectId
 
+from credscale.core.addresses import port_of
 from credscale.lab.simulated import process
 from credscale.lab.simulated.catalog import VERSION, now
 from credscale.lab.simulated.contract import MODULE
@@ -78,7 +79,7 @@ def server_status(cluster: Cluster, _request: Document, _peer: Peer) -> Document
         "uptimeEstimate": long(uptime),
         "localTime": now(),
         "asserts": dict.fromkeys(("regular", "warning", "msg", "user", "rollovers"), 0),
-        "connections": process.connections(int(cluster.catalog.router.rpartition(":")[2])),
+        "connections": process.connections(port_of(cluster.catalog.router)),
         "ok": 1.0,
     }
 

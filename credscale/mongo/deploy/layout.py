@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from credscale.core.addresses import host_of, port_of
 from credscale.core.errors import EnvironmentInvalid
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ class Process:
     @property
     def host(self) -> str:
         """The host part of the address, without brackets."""
-        return self.address.rpartition(":")[0].strip("[]")
+        return host_of(self.address)
 
     @property
     def port(self) -> int:
         """The port it listens on."""
-        return int(self.address.rpartition(":")[2])
+        return port_of(self.address)
 
     @property
     def program(self) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import split_address
 from credscale.mongo.preflight.check import Seen, Severity
 
 if TYPE_CHECKING:
@@ -97,11 +98,11 @@ def read_certificates(addresses: Iterable[str], uri: str) -> tuple[dict[str, dat
 def _certificate_end(address: str, uri: str) -> datetime | str:
     from cryptography import x509
 
-    host, _, port = address.rpartition(":")
+    host, port = split_address(address)
     try:
         with (
-            socket.create_connection((host.strip("[]"), int(port)), HANDSHAKE_SECONDS) as plain,
-            _anything_goes(uri).wrap_socket(plain, server_hostname=host.strip("[]")) as encrypted,
+            socket.create_connection((host, port), HANDSHAKE_SECONDS) as plain,
+            _anything_goes(uri).wrap_socket(plain, server_hostname=host) as encrypted,
         ):
             shown = encrypted.getpeercert(binary_form=True)
     except (OSError, ValueError) as error:

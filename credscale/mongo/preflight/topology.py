@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as TookTooLong
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import host_of
 from credscale.mongo.cluster import members
 from credscale.mongo.cluster.commands import run
 from credscale.mongo.preflight.check import Seen, check
@@ -118,7 +119,7 @@ def judge_hosts(found: Sequence[str], parsed: Mapping[str, Mapping[str, Any]]) -
         found: the members' addresses.
         parsed: the options by member.
     """
-    local = [address for address in found if _is_loopback(_host(address))]
+    local = [address for address in found if _is_loopback(host_of(address))]
     rows = []
     if local and len(local) < len(found):
         seen = f"{', '.join(local)} is an address of the machine itself, other members have addresses of the network"
@@ -131,12 +132,8 @@ def judge_hosts(found: Sequence[str], parsed: Mapping[str, Mapping[str, Any]]) -
         bound = [each.strip() for each in str(net.get("bindIp", "")).split(",") if each.strip()]
         if bound and not net.get("bindIpAll") and all(_is_loopback(each) for each in bound):
             seen = f"{address} listens on {', '.join(bound)} only"
-            rows.append(Seen("stop", seen, f"restart it with net.bindIp: localhost,{_host(address)}"))
+            rows.append(Seen("stop", seen, f"restart it with net.bindIp: localhost,{host_of(address)}"))
     return rows
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")
 
 
 def _is_loopback(host: str) -> bool:
@@ -151,7 +148,7 @@ def unresolved(found: Collection[str]) -> list[str]:
     if not found:
         return []
     pool = ThreadPoolExecutor(len(found), "preflight")
-    asked = {address: pool.submit(socket.getaddrinfo, _host(address), None) for address in found}
+    asked = {address: pool.submit(socket.getaddrinfo, host_of(address), None) for address in found}
     problems = []
     for address, answer in asked.items():
         try:

@@ -22,5 +22,10 @@ def lag_bytes(found: Look, replica: NodeView) -> int | None:
     primary = found.asked(replica.me.primary_id) if replica.me is not None and replica.me.primary_id else None
     if primary is None or primary.error:
         return None
+    return bytes_between(primary, replica)
+
+
+def bytes_between(primary: NodeView, replica: NodeView) -> int | None:
+    """Return the bytes that one node has written and another has not processed yet; None where one does not tell."""
     written, processed = facts.replication(primary.info).offset, facts.replication(replica.info).replica_offset
     return max(0, written - processed) if written is not None and processed is not None else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from credscale.redis_cluster.cluster.slots import Ranges, ranges_of, ranges_text
+from credscale.redis_cluster.cluster.slots import Ranges, ranges_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -141,22 +141,6 @@ def _parse_slots(words: Iterable[str]) -> tuple[Ranges, tuple[OpenSlot, ...]]:
             first, _, last = word.partition("-")
             pairs.append((int(first), int(last or first)))
     return ranges_of(pairs), tuple(opened)
-
-
-def nodes_text(nodes: Iterable[Node]) -> str:
-    """Return nodes as CLUSTER NODES does; ``parse_nodes`` reads them back."""
-    return "".join(f"{_line(node)}\n" for node in nodes)
-
-
-def _line(node: Node) -> str:
-    extras = [node.hostname] if node.hostname or node.aux else []
-    extras += [f"{name}={value}" for name, value in node.aux]
-    where = ",".join([f"{node.host}:{node.port}@{node.bus_port}", *extras])
-    signs = {"migrating": "->-", "importing": "-<-"}
-    opened = [f"[{each.slot}{signs[each.direction]}{each.peer}]" for each in node.open_slots]
-    words = [node.id, where, ",".join(node.flags), node.primary_id or "-", node.ping_sent, node.pong_received]
-    words += [node.epoch, node.link, ranges_text(node.slots), *opened]
-    return " ".join(str(word) for word in words if word != "")
 
 
 def by_id(nodes: Iterable[Node]) -> dict[str, Node]:

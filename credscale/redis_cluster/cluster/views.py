@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import port_of, split_address
 from credscale.core.errors import EnvironmentInvalid
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.agreement import signature
@@ -94,7 +95,7 @@ class NodeView:
         """Where to connect to reach this very node again: its address, or the one its name was pinned to."""
         if not self.other_ips or not self.pinned:
             return self.address
-        port = _split(self.address)[1]
+        port = port_of(self.address)
         return f"[{self.ip}]:{port}" if ":" in self.ip else f"{self.ip}:{port}"
 
     @property
@@ -214,7 +215,7 @@ def _strangers(asked: Sequence[NodeView]) -> list[str]:
     places = {
         (host, port)
         for node in asked
-        for given, port in [_split(node.address)]
+        for given, port in [split_address(node.address)]
         for host in (node.ip, given)
         if host  # one that did not answer in time has no ip
     }
@@ -248,18 +249,13 @@ def _ask_all(
     return found
 
 
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
 def resolve(address: str) -> tuple[str, ...]:
     """Return every IP address of an address's name, once each, in the resolver's order.
 
     Raises:
         OSError: the name is unknown.
     """
-    host, port = _split(address)
+    host, port = split_address(address)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -294,7 +290,7 @@ def ask(
         ips = resolve(address)
     except OSError:
         return NodeView(address, error="its name does not resolve")
-    port = _split(address)[1]
+    port = port_of(address)
     ip = pin(ips, port, seconds=seconds) if pinned else ips[0]
     base = NodeView(address, ip=ip, other_ips=tuple(each for each in ips if each != ip), pinned=pinned)
     from redis.exceptions import RedisError

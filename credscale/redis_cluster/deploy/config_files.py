@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from credscale.core.addresses import host_of, port_of
 from credscale.core.errors import EnvironmentInvalid
 from credscale.core.machines.files import File
-from credscale.redis_cluster.deploy.layout import bus_port_of, host_of, is_ip, port_of
+from credscale.redis_cluster.deploy.layout import bus_port_of, is_ip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

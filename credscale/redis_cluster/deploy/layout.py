@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from credscale.core.addresses import is_loopback
+from credscale.core.addresses import host_of, is_loopback, port_of
 from credscale.core.errors import EnvironmentInvalid
 from credscale.redis_cluster.cluster.nodes import BUS_OFFSET
 
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from credscale.core.sections import Redis, RedisDeploy
 
 LAST_PORT = 65535
-
-
-def host_of(address: str) -> str:
-    """Return the host part of ``host:port``, without brackets."""
-    return address.rpartition(":")[0].strip("[]")
-
-
-def port_of(address: str) -> int:
-    """Return the port of ``host:port``."""
-    return int(address.rpartition(":")[2])
 
 
 def bus_port_of(port: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from credscale.core.addresses import port_of
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.nodes import BUS_OFFSET, Node, by_id
@@ -74,9 +75,7 @@ class Move:
 
 def in_order(found: Look) -> tuple[NodeView, ...]:
     """Return the nodes by IP address and port, so that two inventories that differ in their order plan the same."""
-    return tuple(
-        sorted(found.nodes, key=lambda node: (ip_address(node.ip).packed, int(node.address.rpartition(":")[2])))
-    )
+    return tuple(sorted(found.nodes, key=lambda node: (ip_address(node.ip).packed, port_of(node.address))))
 
 
 def seats_of(found: Look, wanted: Wanted) -> tuple[Seat, ...]:
@@ -113,7 +112,7 @@ def imagine_fresh(found: Look, addresses: Collection[str]) -> Look:
 
 
 def _empty(node: NodeView) -> Node:
-    port = int(node.address.rpartition(":")[2])
+    port = port_of(node.address)
     return Node(node.address, node.ip, port, port + BUS_OFFSET, flags=("myself", "master"))
 
 

@@ -21,7 +21,7 @@ from credscale.redis_cluster.deploy.risks import (
     outdated_reasons,
     parse_machine,
 )
-from credscale.redis_cluster.deploy.survey import Facts, survey
+from credscale.redis_cluster.deploy.survey import Facts, ask_server, survey
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -174,11 +174,15 @@ def start_nodes(ctx: Context, *, timeout: float = TIMEOUT) -> Finding:
 
 
 def _loaded(ctx: Context, left_out: Collection[str]) -> tuple[bool, str]:
-    facts = survey(ctx)
-    if facts.problems:
-        raise ConnectFailed("; ".join(facts.problems))
-    nodes = [each for each in facts.nodes if each.node.address not in left_out]
-    waiting = [each.node.address for each in nodes if each.loading or not each.running]
+    waiting, problems = [], []
+    for node in layout(ctx.environment).nodes:
+        running, loading, problem = ask_server(ctx, node, ctx.clients.machine(node.machine))
+        if problem:
+            problems.append(problem)
+        if node.address not in left_out and (loading or not running):
+            waiting.append(node.address)
+    if problems:
+        raise ConnectFailed("; ".join(problems))
     return not waiting, f"{listed(waiting)} not yet" if waiting else "all have"
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
+from credscale.core.addresses import host_of
 from credscale.core.errors import PreconditionFailed
 from credscale.core.machines.files import changes_on
 from credscale.redis_cluster.cluster.facts import parse_server
 from credscale.redis_cluster.cluster.views import describe
 from credscale.redis_cluster.deploy.compose import IMAGE_USER, compose_file
 from credscale.redis_cluster.deploy.config_files import Passwords, files_of
-from credscale.redis_cluster.deploy.layout import host_of, is_ip, layout
+from credscale.redis_cluster.deploy.layout import is_ip, layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -183,7 +184,7 @@ def _machine(
     found = []
     for node in wanted.on(name):
         changes = changes_on(machine, files_of(node, wanted, passwords, program, owner))
-        running, loading, problem = _server(ctx, node, machine)
+        running, loading, problem = ask_server(ctx, node, machine)
         if not running:
             problem = problem or unfit.get(node.address, "") or _strange_owner(node, machine, owner)
         found.append(NodeFacts(node, changes, running=running, loading=loading, problem=problem))
@@ -222,7 +223,7 @@ def _unfit(node: NodeProcess, machine: Machine, program: str, version: tuple[int
     return ""
 
 
-def _server(ctx: Context, node: NodeProcess, machine: Machine) -> tuple[bool, bool, str]:
+def ask_server(ctx: Context, node: NodeProcess, machine: Machine) -> tuple[bool, bool, str]:
     """Tell whether a server listens on a node's port, whether it is loading, and what is wrong with it.
 
     It is ours when it runs with the configuration file that we write; its data folder follows from that file.

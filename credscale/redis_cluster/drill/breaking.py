@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.addresses import port_of
 from credscale.core.errors import PreconditionFailed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.drill import partition, processes
 from credscale.redis_cluster.drill.partition import Cut, End
-from credscale.redis_cluster.drill.restoring import Broken, ips_of, port_of
+from credscale.redis_cluster.drill.restoring import Broken, ips_of
 from credscale.redis_cluster.drill.starting import SETTINGS, directives, way_of
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from credscale.core.addresses import port_of, split_address
 from credscale.core.errors import ConnectFailed, Observed, Refused, VerificationFailed
 from credscale.core.lease import MemoryLease
 from credscale.redis_cluster.cluster.health import gate
@@ -117,11 +118,6 @@ def _states_on(machine: Machine, addresses: Sequence[str]) -> list[NodeState]:
     return found
 
 
-def port_of(address: str) -> int:
-    """Return the port of ``host:port``."""
-    return int(address.rpartition(":")[2])
-
-
 def ips_of(address: str) -> tuple[str, ...]:
     """Return the addresses of a node's name; none where it does not resolve here."""
     try:
@@ -131,9 +127,8 @@ def ips_of(address: str) -> tuple[str, ...]:
 
 
 def _connects(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+        socket.create_connection(split_address(address), timeout=CONNECT_SECONDS).close()
     except OSError:
         return False
     return True

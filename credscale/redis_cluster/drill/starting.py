@@ -7,6 +7,7 @@ import shlex
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from credscale.core.addresses import port_of
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _main_process(machine: Machine, unit: str) -> int:
 
 def _daemon(machine: Machine, view: NodeView, listener: Listener, seen: Survey, settings: Mapping[str, str]) -> Way:
     config = str(view.info.get("config_file", ""))
-    port = int(view.address.rpartition(":")[2])
+    port = port_of(view.address)
     if not config:
         raise PreconditionFailed(
             f"{view.address} was started without a configuration file, so nobody knows how to start it again. Nothing "

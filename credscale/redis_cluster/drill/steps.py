@@ -17,9 +17,9 @@ from credscale.redis_cluster.cluster.slots import subtract
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.drill import plan, restoring, verdict
 from credscale.redis_cluster.drill.breaking import fault_of
-from credscale.redis_cluster.failover import plots
-from credscale.redis_cluster.failover.measurement import ASKED, FLIPPED
-from credscale.redis_cluster.failover.probing import Writers
+from credscale.redis_cluster.measuring import plots
+from credscale.redis_cluster.measuring.measurement import ASKED, FLIPPED
+from credscale.redis_cluster.measuring.probing import Writers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from credscale.redis_cluster.cluster.views import Look
     from credscale.redis_cluster.drill.plan import Expectation, Fault, Target
     from credscale.redis_cluster.drill.verdict import Outcome
-    from credscale.redis_cluster.failover.measurement import Measurement
+    from credscale.redis_cluster.measuring.measurement import Measurement
 
 BEFORE_SECONDS = AFTER_SECONDS = 1.0
 ROLE_SECONDS = 0.5

@@ -1,1 +1,1 @@
-"""Manual failover: who may take over from whom, in which order, and what clients see meanwhile."""
+"""Manual failover: who may take over from whom, in which order, and that it happened."""

@@ -12,10 +12,10 @@ from credscale.redis_cluster.cluster.reasons import listed, sentence
 from credscale.redis_cluster.cluster.slots import ranges_text, tag_in
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.failover.confirmation import before, unconfirmed
-from credscale.redis_cluster.failover.measurement import ASKED, FLIPPED
 from credscale.redis_cluster.failover.prechecks import lasting, why_not
 from credscale.redis_cluster.failover.resting import rest
-from credscale.redis_cluster.failover.writer import PREFIX
+from credscale.redis_cluster.measuring.measurement import ASKED, FLIPPED
+from credscale.redis_cluster.measuring.writer import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from credscale.redis_cluster.cluster.views import Look
     from credscale.redis_cluster.failover.confirmation import Before
     from credscale.redis_cluster.failover.plan import Move
-    from credscale.redis_cluster.failover.probing import Writers
     from credscale.redis_cluster.failover.resting import Rested
+    from credscale.redis_cluster.measuring.probing import Writers
 
 PATIENCE = 30.0  # for what passes by itself, such as a copy or the gossip of the failover before
 CONFIRM_SECONDS = 60.0  # views agree after 1 to 8 s, up to half a node timeout (§1.3, §1.7)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from credscale.core.addresses import host_of
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
 from credscale.redis_cluster.failover.prechecks import after, lasting, majority_on_a_host, why_not
@@ -129,7 +130,7 @@ def primaries_on(found: Look, host: str) -> tuple[str, ...]:
 
 def hosts_of(found: Look, node: Node) -> set[str]:
     """Return every name by which people may know a node's host."""
-    inventory = found.name(node.id).rpartition(":")[0].strip("[]")
+    inventory = host_of(found.name(node.id))
     return {name for name in (node.host, node.hostname, inventory) if name}
 
 

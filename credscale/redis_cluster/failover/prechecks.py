@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from credscale.core.addresses import split_address
 from credscale.redis_cluster.cluster import facts
+from credscale.redis_cluster.cluster.lag import bytes_between
 from credscale.redis_cluster.cluster.loss import hosts, lose_host
 from credscale.redis_cluster.cluster.nodes import by_id, primaries
 from credscale.redis_cluster.cluster.reasons import Reason
@@ -89,8 +91,8 @@ def _answers(found: Look, node: Node, role: str) -> Iterator[Reason]:
 
 
 def _is_at(view: NodeView, node: Node) -> bool:
-    host, _, port = view.address.rpartition(":")
-    return port == str(node.port) and node.host in (view.ip, host.strip("[]"))
+    host, port = split_address(view.address)
+    return port == node.port and node.host in (view.ip, host)
 
 
 def _link(found: Look, primary: Node, target: Node) -> Iterator[Reason]:
@@ -115,9 +117,9 @@ def _lag(found: Look, primary: Node, target: Node, most: int) -> Iterator[Reason
     first, second = answer_of(found, primary), answer_of(found, target)
     if first is None or second is None:
         return
-    wrote, has = facts.replication(first.info).offset, facts.replication(second.info).replica_offset
-    if wrote is not None and has is not None and wrote - has > most:
-        what = f"it is {wrote - has:,} bytes behind its primary, at most {most:,} are allowed"
+    behind = bytes_between(first, second)
+    if behind is not None and behind > most:
+        what = f"it is {behind:,} bytes behind its primary, at most {most:,} are allowed"
         yield problem(found.name(target.id), "lag", what, "wait: clients are paused until it has caught up")
 
 

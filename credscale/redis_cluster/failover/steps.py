@@ -11,7 +11,7 @@ from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
 from credscale.redis_cluster.cluster.reasons import listed, sentence
 from credscale.redis_cluster.cluster.views import look
-from credscale.redis_cluster.failover import memory, plots
+from credscale.redis_cluster.failover import memory
 from credscale.redis_cluster.failover.execution import SETTLE_SECONDS, Done, carry_out, ready
 from credscale.redis_cluster.failover.plan import (
     choose_heirs,
@@ -22,8 +22,10 @@ from credscale.redis_cluster.failover.plan import (
     primaries_on,
 )
 from credscale.redis_cluster.failover.prechecks import majority_on_a_host, why_not
-from credscale.redis_cluster.failover.probing import RATE, Writers
 from credscale.redis_cluster.failover.resting import Rested, rest
+from credscale.redis_cluster.measuring import plots
+from credscale.redis_cluster.measuring.measurement import milliseconds
+from credscale.redis_cluster.measuring.probing import RATE, Writers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.redis_cluster.cluster.reasons import Reason
     from credscale.redis_cluster.cluster.views import Look
-    from credscale.redis_cluster.failover.measurement import Measurement
     from credscale.redis_cluster.failover.plan import Move
+    from credscale.redis_cluster.measuring.measurement import Measurement
 
 MOST_LISTED = 12
 SHORT_SECONDS = 3.0  # to look for writes after a failure: what answers, answers at once
@@ -168,14 +170,9 @@ def _judged(
 
 
 def _output(seen: Measurement, done: Sequence[Done]) -> dict[str, Any]:
-    failovers = [
-        each.row() | {"longest_gap_ms": _ms(seen.gap_between(each.asked, each.confirmed, each.shard))} for each in done
-    ]
+    gaps = [seen.gap_between(each.asked, each.confirmed, each.shard) for each in done]
+    failovers = [each.row() | {"longest_gap_ms": milliseconds(gap)} for each, gap in zip(done, gaps, strict=True)]
     return seen.output() | {"failovers": failovers}
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1000, 1)
 
 
 def _selection(primary: str, host: str, *, rolling: bool, back: bool) -> str:

@@ -136,13 +136,19 @@ def _coming(node: Node | None) -> frozenset[int]:
 
 
 def agreed(found: Look) -> bool:
-    """Tell whether the nodes see the same owners, but for the slots that come to the viewer itself."""
+    """Tell whether the nodes see the same owners and roles, but for the slots that come to the viewer itself.
+
+    A primary that comes back as a replica is a primary to the others until it has said so: for a moment it would seem
+    to be one more that holds keys of slots it does not own.
+    """
     coming = ranges_of_slots({slot for viewer in found.answering for slot in _coming(viewer.me)})
     views = {
         frozenset((node.id, subtract(node.slots, coming)) for node in viewer.view if subtract(node.slots, coming))
         for viewer in found.answering
     }
-    return len(views) <= 1 and all(len(owners_seen(found, slot)) <= 1 for slot in numbers(coming))
+    itself = {viewer.id: viewer.me.role for viewer in found.answering if viewer.me is not None}
+    roles = all(node.role == itself.get(node.id, node.role) for viewer in found.answering for node in viewer.view)
+    return roles and len(views) <= 1 and all(len(owners_seen(found, slot)) <= 1 for slot in numbers(coming))
 
 
 def misled(found: Look) -> dict[tuple[str, str], tuple[int, ...]]:

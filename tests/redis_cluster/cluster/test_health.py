@@ -11,10 +11,10 @@ from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import gate, judge
 from credscale.redis_cluster.cluster.lag import lag_bytes
 from credscale.redis_cluster.cluster.loss import lose_host, losses
-from credscale.redis_cluster.cluster.nodes import Node, OpenSlot, nodes_text, parse_nodes
+from credscale.redis_cluster.cluster.nodes import Node, OpenSlot, parse_nodes
 from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered, sentence
 from credscale.redis_cluster.cluster.views import Look, NodeView, parse_replies
-from tests.redis_cluster.fakes import look_of, node_id, replies_of, topology
+from tests.redis_cluster.fakes import look_of, node_id, nodes_text, replies_of, topology
 
 
 def said(found: Look) -> dict[str, tuple[str, str, str]]:

@@ -10,13 +10,12 @@ from credscale.redis_cluster.cluster.nodes import (
     Node,
     OpenSlot,
     moving,
-    nodes_text,
     parse_nodes,
     primaries,
     replicas_of,
 )
 from credscale.redis_cluster.cluster.slots import ranges_of
-from tests.redis_cluster.fakes import recorded, recordings, topology
+from tests.redis_cluster.fakes import nodes_text, recorded, recordings, topology
 
 ID, OTHER = "a" * 40, "b" * 40
 IDS = st.text("0123456789abcdef", min_size=40, max_size=40)

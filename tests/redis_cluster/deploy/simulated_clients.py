@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from credscale.core.errors import WaitTimeout
-from credscale.redis_cluster.cluster.nodes import nodes_text
 from credscale.redis_cluster.cluster.slots import ranges_of
 from credscale.redis_cluster.cluster.views import Look
 from credscale.redis_cluster.deploy.forming import form
 from credscale.redis_cluster.deploy.plan import ADD_SLOTS, MEET, REPLICATE, SET_EPOCH, Move, Wanted
 from tests.redis_cluster.deploy.simulated import Servers
+from tests.redis_cluster.fakes import nodes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -178,7 +178,7 @@ def test_a_server_that_is_too_old(told: bytes, port: int, announced: dict[str, s
 )  # fmt: skip
 def test_what_is_not_ours_is_named_and_left_alone(reply: Any, there: bool, said: str) -> None:
     machine = Played({} if there else {"sh -c d=": Completed(44, b"", b"")})
-    running, loading, problem = survey._server(context(machine, reply), cluster().nodes[0], machine)
+    running, loading, problem = survey.ask_server(context(machine, reply), cluster().nodes[0], machine)
     assert (running, loading) == (True, False)
     assert said in problem
     assert "r1:7000" in problem
@@ -186,9 +186,9 @@ def test_what_is_not_ours_is_named_and_left_alone(reply: Any, there: bool, said:
 
 def test_ours_may_still_be_loading() -> None:
     reply = {"config_file": "/var/lib/redis/7000/redis.conf", "redis_version": "7.0.15", "loading": 1}
-    assert survey._server(context(Played(), reply), cluster().nodes[0], Played()) == (True, True, "")
+    assert survey.ask_server(context(Played(), reply), cluster().nodes[0], Played()) == (True, True, "")
     silent = Played(listening=False)
-    assert survey._server(context(silent), cluster().nodes[0], silent) == (False, False, "")
+    assert survey.ask_server(context(silent), cluster().nodes[0], silent) == (False, False, "")
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ from credscale.core.environment import Environment
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, StepFailed
 from credscale.core.journal import Journal
 from credscale.core.secrets import Secrets
-from credscale.redis_cluster.cluster.nodes import Node, nodes_text, parse_nodes, replicas_of
+from credscale.redis_cluster.cluster.nodes import Node, parse_nodes, replicas_of
 from credscale.redis_cluster.cluster.views import Look, NodeView
 from credscale.redis_cluster.resharding.carrying_out import refuse_full
 from credscale.redis_cluster.resharding.ends import find, find_member, members
 from credscale.redis_cluster.resharding.joining import choose_primary, newcomer_problems
 from credscale.redis_cluster.resharding.leaving import plan_repoint, removal_risks, remove_node
 from credscale.redis_cluster.resharding.plan import SlotMove
-from tests.redis_cluster.fakes import FakeNodes, look_of, node_id, replies_of, topology
+from tests.redis_cluster.fakes import FakeNodes, look_of, node_id, nodes_text, replies_of, topology
 
 NEW = Node(node_id(99), "10.0.0.99", 7099, 17099, ("master",))
 

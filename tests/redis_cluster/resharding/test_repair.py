@@ -179,3 +179,15 @@ def test_others_must_agree_on_a_slot_that_is_coming() -> None:
 def test_every_combination_has_an_answer() -> None:
     for owner, leaving, coming in product(("", S, T), ({}, {S: T}, {S: X}), ({}, {T: S}, {X: S})):
         assert decide(facts(owner, migrating=leaving, importing=coming)).way in Way
+
+
+def test_one_that_came_back_as_a_replica_is_waited_for_until_the_others_know() -> None:
+    found = failed_over(None)
+    back = found.nodes[0].id
+    rumour = [
+        replace(seen, view=tuple(replace(node, flags=("master",)) if node.id == back else node for node in seen.view))
+        for seen in found.nodes[1:]
+    ]
+    assert not agreed(Look((found.nodes[0], *rumour)))
+    silent = replace(found.nodes[0], view=(), error="no answer")
+    assert agreed(Look((silent, *rumour)))  # what a dead one would say nobody knows

@@ -6,12 +6,11 @@ Times are monotonic seconds since the writers began.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     Row = dict[str, Any]
 
@@ -135,8 +134,9 @@ class WriterRecord:
         ended = longest is not None and longest.ended
         return {
             "shard": self.shard, "client": self.client, "acknowledged": self.acknowledged, "lost": self.lost,
-            "unread": self.unread, "unknown": self.unknown, "longest_gap_ms": _ms(longest.seconds if longest else None),
-            "first_ack_after_gap_ms": _ms(longest.end if ended and longest else None),
+            "unread": self.unread, "unknown": self.unknown,
+            "longest_gap_ms": milliseconds(longest.seconds if longest else None),
+            "first_ack_after_gap_ms": milliseconds(longest.end if ended and longest else None),
             "errors": ", ".join(f"{name} {number}" for name, number in sorted(self.errors.items())),
         }  # fmt: skip
 
@@ -201,9 +201,9 @@ class Measurement:
             "lost_acknowledged_writes": self.lost,
             "acknowledged_writes": self.acknowledged,
             "unread_writes": self.unread,
-            "longest_gap_ms": _ms(self.longest_gap),
-            "role_flip_ms": _ms(self.role_flip),
-            "timeline": [{"t_ms": _ms(m.seconds), "event": m.event, "where": m.where} for m in self.marks],
+            "longest_gap_ms": milliseconds(self.longest_gap),
+            "role_flip_ms": milliseconds(self.role_flip),
+            "timeline": [{"t_ms": milliseconds(m.seconds), "event": m.event, "where": m.where} for m in self.marks],
             "latencies": [_latencies(writer, self._points_each) for writer in self.writers],
         }
 
@@ -230,23 +230,16 @@ def thinned(points: Sequence[tuple[float, float]], most: int) -> list[tuple[floa
     return [max(points[at : at + step], key=lambda point: point[1]) for at in range(0, len(points), step)]
 
 
-def errors_of(writers: Iterable[WriterRecord]) -> dict[str, int]:
-    """Return the failed attempts of all writers by the name of their error."""
-    total: Counter[str] = Counter()
-    for writer in writers:
-        total.update(writer.errors)
-    return dict(total)
-
-
 def _latencies(writer: WriterRecord, most: int) -> Row:
     points = thinned(writer.points, most)
     return {
         "shard": writer.shard,
         "client": writer.client,
-        "t_ms": [_ms(moment) for moment, _ in points],
-        "slowest_ms": [_ms(seconds) for _, seconds in points],
+        "t_ms": [milliseconds(moment) for moment, _ in points],
+        "slowest_ms": [milliseconds(seconds) for _, seconds in points],
     }
 
 
-def _ms(seconds: float | None) -> float | None:
+def milliseconds(seconds: float | None) -> float | None:
+    """Return seconds as milliseconds, to a tenth; None stays None."""
     return None if seconds is None else round(seconds * MILLISECONDS, 1)

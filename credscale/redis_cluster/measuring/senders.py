@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from credscale.core.addresses import split_address
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -145,14 +147,14 @@ def application(ctx: Context, startup: Iterable[str], places: Mapping[tuple[str,
     tls = ctx.environment.redis is not None and ctx.environment.redis.tls is not None
 
     def remap(announced: tuple[str, int]) -> tuple[str, int]:
-        return _split(places[announced]) if announced in places else announced
+        return split_address(places[announced]) if announced in places else announced
 
     def build() -> RedisCluster:
         from redis import cluster
 
         node: Any = cluster.ClusterNode
         return cluster.RedisCluster(
-            startup_nodes=[node(*_split(address)) for address in first],
+            startup_nodes=[node(*split_address(address)) for address in first],
             address_remap=remap,
             socket_timeout=APPLICATION_SECONDS,
             socket_connect_timeout=APPLICATION_SECONDS,
@@ -161,8 +163,3 @@ def application(ctx: Context, startup: Iterable[str], places: Mapping[tuple[str,
         )
 
     return Application(build)
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)

@@ -20,10 +20,10 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed
 from credscale.redis_cluster.cluster.slots import key_slot
-from credscale.redis_cluster.failover import reading, writer
-from credscale.redis_cluster.failover.probing import Writers
-from credscale.redis_cluster.failover.senders import PATIENT_SECONDS, QUICK_SECONDS, Application, Direct, places_of
-from credscale.redis_cluster.failover.writer import Writer
+from credscale.redis_cluster.measuring import reading, writer
+from credscale.redis_cluster.measuring.probing import Writers
+from credscale.redis_cluster.measuring.senders import PATIENT_SECONDS, QUICK_SECONDS, Application, Direct, places_of
+from credscale.redis_cluster.measuring.writer import Writer
 from tests.redis_cluster.fakes import look_of, node_id, topology
 
 if TYPE_CHECKING:

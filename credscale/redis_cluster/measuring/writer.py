@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from credscale.core.errors import PreconditionFailed
 from credscale.redis_cluster.cluster.slots import key_slot
-from credscale.redis_cluster.failover.measurement import Gap, Longest, Series, WriterRecord
-from credscale.redis_cluster.failover.reading import missing
+from credscale.redis_cluster.measuring.measurement import Gap, Longest, Series, WriterRecord
+from credscale.redis_cluster.measuring.reading import missing
 
 if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.redis_cluster.cluster.views import Look
-    from credscale.redis_cluster.failover.senders import Sender
+    from credscale.redis_cluster.measuring.senders import Sender
 
 TTL_SECONDS = 600
 SURE_SECONDS = TTL_SECONDS - 60  # a key this old that is not found may have run out

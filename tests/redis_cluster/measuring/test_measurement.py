@@ -8,18 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from credscale.redis_cluster.failover.measurement import (
+from credscale.redis_cluster.measuring.measurement import (
     Gap,
     Longest,
     Mark,
     Measurement,
     Series,
     WriterRecord,
-    errors_of,
     flips,
     thinned,
 )
-from credscale.redis_cluster.failover.plots import timeline
+from credscale.redis_cluster.measuring.plots import timeline
 
 SECONDS = st.floats(0, 4000, allow_nan=False)
 
@@ -90,7 +89,6 @@ def test_output_adds_up() -> None:
     assert [row["longest_gap_ms"] for row in rows] == [250, 8000, 500]
     assert [row["first_ack_after_gap_ms"] for row in rows] == [1250, None, 5500]  # the second one never ended
     assert rows[1]["errors"] == "ClusterDownError 4, TimeoutError 1"
-    assert errors_of(example().writers) == {"TimeoutError": 3, "ClusterDownError": 4}
 
 
 def test_gaps_of_one_failover_are_told_from_those_of_another() -> None:

@@ -10,9 +10,9 @@ from credscale.core.errors import EnvironmentInvalid
 from credscale.redis_cluster.cluster.nodes import primaries, replicas_of
 from credscale.redis_cluster.cluster.slots import tag_in
 from credscale.redis_cluster.cluster.views import look
-from credscale.redis_cluster.failover.measurement import Mark, Measurement
-from credscale.redis_cluster.failover.senders import Direct, application, places_of
-from credscale.redis_cluster.failover.writer import PREFIX, TTL_SECONDS, Writer
+from credscale.redis_cluster.measuring.measurement import Mark, Measurement
+from credscale.redis_cluster.measuring.senders import Direct, application, places_of
+from credscale.redis_cluster.measuring.writer import PREFIX, TTL_SECONDS, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,0 +1,1 @@
+"""Clients that write while something happens, and what they saw: gaps, errors, acknowledged writes lost."""
