@@ -95,22 +95,32 @@ class Eye:
 class Watch:
     """What the polls add up to; times are seconds of ``time.monotonic``.
 
-    Seconds outside the window, in which nothing may move, do not count for the stall.
+    Seconds outside the window, in which nothing may move, do not count for the stall, nor do those in which nothing
+    could be seen because mongos was away.
     """
 
     began: float
     first: int
     idle: float = 0.0
     last_poll: float = 0.0
+    blind_until: float = 0.0
     remaining: int = 0
     held: bool = False
     lanes: float = 1.0
     pace: Pace | None = None
     series: list[dict[str, Any]] = field(default_factory=list)
 
-    def poll(self, now: float, found: Distribution, open_now: bool) -> None:
-        """Add one look."""
-        passed, self.last_poll = now - self.last_poll, now
+    def poll(self, now: float, found: Distribution, open_now: bool, *, looked: float = 0.0) -> None:
+        """Add one look.
+
+        Args:
+            now: when it ended.
+            found: what it saw.
+            open_now: whether the window is open.
+            looked: seconds that it took; with a mongos that was away, as long as that was.
+        """
+        passed = max(0.0, now - looked - max(self.last_poll, self.blind_until))
+        self.last_poll = now
         moved_on = not self.series or found.chunks != self.series[-1]["chunks"] or found.remaining < self.remaining
         self.idle = 0.0 if moved_on else self.idle + (passed if open_now else 0.0)
         # The balancer splits up to 6.0.2, so there can be more to move than there was at first.
@@ -180,14 +190,16 @@ def _local(zone: timedelta) -> datetime:
 
 def _poll(ctx: Context, eye: Eye, watch: Watch, look: Look, zone: timedelta, stall: float) -> Look:
     """Look again, tell how far it is, and give up when nothing has moved for too long."""
-    namespace = look.sharded.namespace
+    namespace, began = look.sharded.namespace, time.monotonic()
     try:
         look = eye.look()
-        watch.poll(time.monotonic(), look.found, seconds_until_open(look.settings.window, _local(zone)) == 0)
+        now = time.monotonic()
+        open_now = seconds_until_open(look.settings.window, _local(zone)) == 0
+        watch.poll(now, look.found, open_now, looked=now - began)
     except Exception as error:
         if not is_passing(error):
             raise
-        now = time.monotonic()
+        now = watch.blind_until = time.monotonic()
         if now - watch.last_poll > stall:
             raise WaitTimeout(
                 f"mongos has not answered for {now - watch.last_poll:.0f} s ({type(error).__name__}) while {namespace} "

@@ -211,6 +211,16 @@ def test_stall_counts_only_seconds_inside_the_window() -> None:
     assert watch.idle == 8.0
 
 
+def test_seconds_in_which_nothing_could_be_seen_do_not_count_for_the_stall() -> None:
+    watch = Watch(0.0, 10)
+    watch.poll(0.0, chunks(20, 0), True)
+    watch.poll(41.0, chunks(20, 0), True, looked=40.0)  # mongos was away and came back
+    assert watch.idle == 1.0
+    watch.blind_until = 141.0  # it was away for longer than one look is tried
+    watch.poll(143.0, chunks(20, 0), True, looked=1.0)
+    assert watch.idle == 2.0
+
+
 def test_series_is_thinned_evenly() -> None:
     series = [{"t": number} for number in range(1001)]
     short = thin(series, 11)
