@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from credscale.core import sections
     from credscale.core.environment import Environment, Host
-    from credscale.core.machines import Machine
+    from credscale.core.machines import Machine, SshMachine
     from credscale.core.secrets import Secrets
 
 CONNECT_SECONDS = 5.0
@@ -45,6 +45,7 @@ class Clients:
         self._open: dict[tuple[str, str, float], MongoClient[dict[str, Any]]] = {}
         self._router: str | None = None
         self._machines: dict[str, Machine] = {}
+        self._jumps: dict[str, SshMachine] = {}  # each has one connection for all machines behind it
         self._redis: dict[tuple[str, float], Redis] = {}
         self._redis_clusters: dict[float, RedisCluster] = {}
 
@@ -111,19 +112,38 @@ class Clients:
         Raises:
             UnknownTarget: no such host.
         """
-        from credscale.core.machines import LocalMachine, SshMachine
+        from credscale.core.machines import LocalMachine
 
         if name not in self._machines:
-            self._machines[name] = SshMachine(name, *self._way_to(name)) if name else LocalMachine(self._secrets.mask)
+            self._machines[name] = self._ssh_machine(name) if name else LocalMachine(self._secrets.mask)
         return self._machines[name]
 
-    def _way_to(self, name: str) -> tuple[Host, tuple[str, Host] | None]:
+    def _ssh_machine(self, name: str) -> SshMachine:
+        from credscale.core.machines import SshMachine
+
+        host, jump = self._way_to(name)
+        if jump is not None and jump not in self._jumps:
+            self._jumps[jump] = self._ssh_machine(jump)
+        return SshMachine(
+            name,
+            host,
+            self._jumps[jump] if jump is not None else None,
+            environment=self._environment.name,
+            resolve=self._secrets.resolve,
+        )
+
+    def _way_to(self, name: str) -> tuple[Host, str | None]:
         hosts = self._environment.hosts
         for wanted in (name, hosts[name].jump if name in hosts else None):
             if wanted is not None and wanted not in hosts:
                 raise UnknownTarget(f"no host {wanted!r} in the section hosts. Known: {', '.join(hosts) or 'none'}")
         jump = hosts[name].jump
-        return hosts[name], (jump, hosts[jump]) if jump is not None else None
+        if jump is not None and hosts[jump].jump is not None:
+            raise EnvironmentInvalid(
+                f"hosts.{name}.jump: {jump!r} has a jump host itself. One is supported: give {name!r} a jump host that "
+                "is reached directly"
+            )
+        return hosts[name], jump
 
     def mongo_uri(self) -> str:
         """Return the resolved connection string, for a child's standard input or a mode 0600 file and nothing else.
@@ -252,6 +272,7 @@ class Clients:
         for cluster in self._redis_clusters.values():
             cluster.close()
         self._redis_clusters.clear()
-        for machine in self._machines.values():
+        for machine in (*self._machines.values(), *self._jumps.values()):
             machine.close()
         self._machines.clear()
+        self._jumps.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from credscale.core.errors import WaitTimeout
+from credscale.core.errors import Stopped, WaitTimeout
 from credscale.core.lease import Lease, MemoryLease
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PROGRESS_SECONDS = 0.25
-PAUSE_FILE = "pause"
+PAUSE_FILE, STOP_FILE = "pause", "stop"
 
 
 class Context:
@@ -35,7 +35,8 @@ class Context:
         lease: the right to change the target; a dry run needs none.
         dry_run: plan only.
         reads_only: refuse every change; the run has no lease.
-        folder: the run's artifact folder; a file named ``pause`` in it holds the run before its next change.
+        folder: the run's artifact folder; a file named ``pause`` in it holds the run before its next change, and one
+            named ``stop`` ends it before its next step.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Context:
         self.dry_run, self.reads_only, self.folder = dry_run, reads_only, folder
         self.keep_going = False  # set for a runbook that looks at several targets: a failed probe ends only itself
         self.failures: list[StepFailed] = []  # of such a runbook
+        self.ending = False  # set when only what must be put back is left to do, which nobody stops
         self.results: list[Result] = []
         self._step: str | None = None
         self._kind = ""
@@ -191,8 +193,16 @@ class Context:
         """Open a step; called by the step itself."""
         if self._step is not None:
             raise TypeError(f"{name} called inside {self._step}; steps do not nest")
+        self._stop_before(name)
         self._step, self._kind, self._changes, self._last_progress = name, kind, [], 0.0
         self.journal.append("step_started", step=name, kind=kind, params=params)
+
+    def _stop_before(self, step: str) -> None:
+        stop = self.folder / STOP_FILE if self.folder is not None else None
+        if stop is None or self.ending or not stop.exists():
+            return
+        stop.unlink()
+        raise Stopped(f"stopped before {step}, as asked")
 
     def end_step_changes(self) -> list[str]:
         """Return the changes of the open step."""

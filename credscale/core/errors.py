@@ -5,6 +5,7 @@
       UnknownTarget         a name that no environment knows (also a KeyError)
       MissingExtra          an optional package is absent; names the pip extra
       Refused               policy, window, lock or confirmation; nothing was changed; exit code 3
+      Stopped               somebody asked the run to stop before its next step
       ConnectFailed         a target could not be reached
       PreconditionFailed    found before any change
       VerificationFailed    a comparison found a difference
@@ -18,12 +19,14 @@ A message says what was expected, what was seen, on which target, and what to do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from credscale.core.step import Result
+
+Why = Literal["unreachable", "refused", "host key", "auth", "timed out", "broken"]
 
 
 class CredscaleError(Exception):
@@ -59,8 +62,22 @@ class Refused(CredscaleError):
     """A rule forbids the run; nothing was changed."""
 
 
+class Stopped(CredscaleError):
+    """Somebody asked the run to stop before its next step."""
+
+
 class ConnectFailed(CredscaleError):
-    """A target did not answer."""
+    """A target did not answer.
+
+    Args:
+        message: what was tried, on which target, what was seen and what to do.
+        why: how it failed: ``refused`` when its port is closed, ``auth`` when it did not let us in, ``broken`` when the
+            connection ended in the middle.
+    """
+
+    def __init__(self, message: str, why: Why = "unreachable") -> None:
+        super().__init__(message)
+        self.why: Why = why
 
 
 class Observed(CredscaleError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.errors import EnvironmentInvalid, RunFailed, StepFailed
+from credscale.core.errors import EnvironmentInvalid, RunFailed, StepFailed, Stopped
 from credscale.core.signals import uninterrupted
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ class Runbook:
         except RunFailed as failure:
             status, text = "failed", str(failure)
             raise
+        except Stopped as asked:
+            status, text = "interrupted", str(asked)
+            raise
         except KeyboardInterrupt:
             status, text = "interrupted", "interrupted by the operator"
             raise
@@ -136,6 +139,7 @@ class Runbook:
             status: how the steps ended: ok, failed, aborted or interrupted.
             text: the same in words.
         """
+        ctx.ending = True
         with uninterrupted(drop=True):
             try:
                 for step in self.afterwards if status == "ok" or not ctx.dry_run else ():

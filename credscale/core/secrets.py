@@ -1,7 +1,8 @@
 """Secret references: resolved as late as possible, masked everywhere else.
 
 A reference is ``env:NAME``, ``file:PATH`` or ``keyring:SERVICE/USER``. The value it stands for never enters a
-parameter, a journal, a notebook or an exception text.
+parameter, a journal, a notebook or an exception text. A value that was handed to this process from the machine that
+the operator works at stands in for one that this machine does not have.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote_plus
 
+from credscale.core import handed
 from credscale.core.errors import EnvironmentInvalid, MissingExtra
 
 MASK = "********"
@@ -46,7 +48,7 @@ class Secrets:
         if match is None:
             self._remember_uri(reference)
             return reference
-        value = _READERS[match[1]](match[2]).strip()
+        value = _read(reference, match[1], match[2]).strip()
         if not value:
             raise EnvironmentInvalid(f"the secret reference {reference!r} is empty")
         if has_password(value):
@@ -69,6 +71,17 @@ class Secrets:
         for value in sorted(self.values, key=len, reverse=True):
             text = text.replace(value, MASK)
         return _URI_PASSWORD.sub(lambda match: f"{match[1]}:{MASK}@", text)
+
+
+def _read(reference: str, kind: str, name: str) -> str:
+    """Return what this machine has behind a reference, or else what was handed to this process."""
+    try:
+        return _READERS[kind](name)
+    except (EnvironmentInvalid, MissingExtra):
+        given = handed.values().get(reference)
+        if given is None:
+            raise
+        return given
 
 
 def _from_environment(name: str) -> str:

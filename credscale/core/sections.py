@@ -310,7 +310,10 @@ class Redis(Section):
 class Host(Section):
     """A machine reached over SSH.
 
-    ``jump`` names another host of the inventory to go through. With ``sudo`` every command runs through ``sudo -n``.
+    ``jump`` names another host of the inventory to go through. With ``key`` only that key is offered, otherwise those
+    of the agent and ``~/.ssh``. With ``sudo`` every command runs through sudo: ``true`` where it asks for no password,
+    else a reference to the password. ``connect_timeout`` (seconds) bounds everything up to the login. ``python`` and
+    ``folder`` are the interpreter that ``--on`` uses there and where it keeps environments and runs.
     """
 
     address: str
@@ -319,7 +322,34 @@ class Host(Section):
     key: str | None = None
     jump: str | None = None
     known_hosts: str | None = None
-    sudo: bool = False
+    sudo: bool | str = False
+    connect_timeout: float = Field(10, gt=0, le=300)
+    python: str | None = None
+    folder: str = "~/.credscale"
+
+    @field_validator("python")
+    @classmethod
+    def _python(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"/[^\x00-\x1f]+|[A-Za-z0-9_][A-Za-z0-9._+-]*", value):
+            raise ValueError(f"{value!r} is neither an absolute path nor a program's name")
+        return value
+
+    @field_validator("folder")
+    @classmethod
+    def _folder(cls, value: str) -> str:
+        if not re.fullmatch(r"~?/[^\x00-\x1f]+", value):
+            raise ValueError(f"{value!r} is neither an absolute path nor one below ~/")
+        return value
+
+    @field_validator("sudo", mode="before")
+    @classmethod
+    def _sudo(cls, value: object) -> object:
+        if not isinstance(value, bool) and not (isinstance(value, str) and is_reference(value)):
+            raise ValueError(
+                "must be true, false, or a secret reference to the password, never the password itself: "
+                "env:NAME, file:PATH or keyring:SERVICE/USER"
+            )
+        return value
 
 
 class Lab(Section):

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from credscale.core.errors import UnknownTarget
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from inspect import Parameter, Signature
@@ -20,7 +22,14 @@ if TYPE_CHECKING:
     from credscale.core.step import Step
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("runbooks", "credscale/mongo", "credscale/redis_cluster", "credscale/core", "credscale/frontends")
+SOURCES = (
+    "runbooks",
+    "credscale/hosts",
+    "credscale/mongo",
+    "credscale/redis_cluster",
+    "credscale/core",
+    "credscale/frontends",
+)
 CACHE = Path(".credscale/catalogue.json")
 
 
@@ -78,10 +87,23 @@ def runbooks() -> list[Runbook]:
 
 def steps() -> Iterator[Step[Any]]:
     """Yield the steps of every technology."""
+    from credscale.hosts.steps import STEPS as HOSTS
     from credscale.mongo.steps import STEPS as MONGO
     from credscale.redis_cluster.steps import STEPS as REDIS
 
-    yield from (*MONGO, *REDIS)
+    yield from (*HOSTS, *MONGO, *REDIS)
+
+
+def named(task: str) -> Entry:
+    """Return what a task's name stands for, such as ``shard-migrate`` or ``mongo.stop-balancer``.
+
+    Raises:
+        UnknownTarget: nothing.
+    """
+    found = {f"{entry.collection}.{entry.name}".lstrip("."): entry for entry in entries()}
+    if task not in found:
+        raise UnknownTarget(f"there is no runbook or step {task!r}. See: invoke --list")
+    return found[task]
 
 
 def runbook_behind(entry: Entry) -> Runbook:

@@ -22,12 +22,17 @@ def secrets_of(environment: Environment) -> Secrets:
         environment: its references are resolved.
     """
     secrets = Secrets()
-    for reference in _references(environment.model_dump(mode="json")):
+    for reference in references_of(environment):
         try:
             secrets.resolve(reference)
         except (EnvironmentInvalid, MissingExtra):
             continue
     return secrets
+
+
+def references_of(environment: Environment) -> Iterator[str]:
+    """Yield every secret reference of an environment."""
+    yield from _references(environment.model_dump(mode="json"))
 
 
 def _references(value: Any) -> Iterator[str]:

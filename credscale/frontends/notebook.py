@@ -10,7 +10,9 @@ import ast
 import inspect
 import json
 import os
+import shutil
 import signal
+import tempfile
 import textwrap
 import threading
 import time
@@ -18,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.errors import EnvironmentInvalid, Refused
+from credscale.core.errors import EnvironmentInvalid, Refused, Stopped
 from credscale.core.journal import read_journal, run_status
 from credscale.core.signals import uninterrupted
 from credscale.frontends.session import JOURNAL, RUNNER, finish_for
@@ -30,14 +32,13 @@ if TYPE_CHECKING:
     from credscale.core.runbook import Runbook
     from credscale.frontends.session import Request
 
-NOTEBOOKS = Path("notebooks")
 FRAME = {"environment": "", "ticket": "", "confirm": "", "run_folder": ""}
 RESEND_SECONDS = 3.0  # an idle kernel ignores an interrupt
 
 
 def path_of(runbook: Runbook) -> Path:
-    """Return where a runbook's notebook lies."""
-    return NOTEBOOKS / f"{runbook.function.__name__}.ipynb"
+    """Return where a runbook's notebook lies: in ``$CREDSCALE_NOTEBOOKS`` or ``notebooks``."""
+    return Path(os.environ.get("CREDSCALE_NOTEBOOKS", "notebooks")) / f"{runbook.function.__name__}.ipynb"
 
 
 def build(runbook: Runbook) -> str:
@@ -176,16 +177,26 @@ def write_input(request: Request) -> dict[str, Any]:
         Refused: the notebook in ``notebooks/`` is stale; nothing was changed.
         EnvironmentInvalid: it has not the parameters asked for.
     """
-    notebook, committed = build(request.runbook), path_of(request.runbook)
-    if _differs(committed, notebook):
-        raise Refused(
-            f"{committed} does not match {request.runbook.module}. Nothing was changed. "
-            "Build it again and look at the difference: invoke notebooks.build"
-        )
+    notebook = require_fresh(request.runbook)
     frame = {"environment": str(request.environment.path), "ticket": request.ticket, "run_folder": str(request.folder)}
     check_parameters(notebook, request.params | frame)
     (request.folder / "input.ipynb").write_text(notebook, encoding="utf-8")
     return request.params | frame
+
+
+def require_fresh(runbook: Runbook) -> str:
+    """Return a runbook's notebook, which must be the one in ``notebooks/``.
+
+    Raises:
+        Refused: that one is stale; nothing was changed.
+    """
+    notebook, committed = build(runbook), path_of(runbook)
+    if _differs(committed, notebook):
+        raise Refused(
+            f"{committed} does not match {runbook.module}. Nothing was changed. "
+            "Build it again and look at the difference: invoke notebooks.build"
+        )
+    return notebook
 
 
 def write_unexecuted(request: Request) -> None:
@@ -248,7 +259,9 @@ class _Papermill(threading.Thread):
         from traitlets.config import Config
 
         os.environ[RUNNER] = str(os.getpid())
-        sockets = Config({"KernelManager": {"transport": "ipc"}})  # TCP would let other users of this host listen
+        # TCP would let other users of this host listen, and the default is files in the working folder
+        folder = tempfile.mkdtemp(prefix="credscale-")
+        sockets = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         try:
             papermill.execute_notebook(
                 str(self._folder / "input.ipynb"),
@@ -262,6 +275,7 @@ class _Papermill(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - handed to the main thread, which judges by the journal
             self.error = error
         finally:
+            shutil.rmtree(folder, ignore_errors=True)
             self.done.set()
 
 
@@ -286,6 +300,8 @@ def _ending(journal: Path, error: BaseException | None, interrupts: int) -> tupl
             failed = f"{event['step']} failed: {event['error']}" if event["status"] == "failed" else ""
     if interrupts:
         return "interrupted", failed or "interrupted by the operator"
+    if getattr(error, "ename", "") == Stopped.__name__:
+        return "interrupted", str(getattr(error, "evalue", ""))
     if failed:
         return "failed", failed
     where = f" during {open_step}" if open_step else ""

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from credscale.core.context import STOP_FILE
 from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, Refused, RunFailed, UnknownTarget
 from credscale.core.journal import read_journal, run_status, to_json
 from credscale.core.lock import lock_file
@@ -20,25 +19,32 @@ from credscale.core.signals import uninterrupted
 from credscale.core.step import mark_of
 from credscale.evidence.keys import load_or_create_key
 from credscale.frontends import policy
+from credscale.frontends.front import terminal
 from credscale.frontends.masking import secrets_of
-from credscale.frontends.progress import RunView
 from credscale.frontends.session import JOURNAL, Request, begin, new_folder, open_context, run_in_process
-from credscale.frontends.telling import changes_in, say_problem, tell, warn
+from credscale.frontends.telling import changes_in, say_problem, say_where, tell, warn
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from credscale.core.environment import Environment
     from credscale.core.runbook import Runbook
     from credscale.core.step import Result
     from credscale.evidence.keys import SigningKey
+    from credscale.frontends.front import Front
 
 PLAN_JOURNAL = "plan.jsonl"
 DONE, FAILED, INVALID, REFUSED = 0, 1, 2, 3
-WIDTH = 160  # of what is no terminal
 
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags that every runbook task has."""
+    """The flags that every runbook task has.
+
+    Args:
+        run: the run's id where it has one already, because it was sent here; empty for a new one.
+        file: the environment file where ``env`` names one of another machine; empty for the one that ``env`` names.
+    """
 
     env: str
     dry_run: bool = False
@@ -49,6 +55,29 @@ class Flags:
     json: bool = False
     watch: float = 0.0
     params: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended.
+
+    Args:
+        code: the exit code of the contract.
+        status: of the run, or ``invalid``, ``refused``, ``detached``.
+        folder: the run's artifact folder; None where there is no run to speak of.
+        changes: how many changes were made, or may have been.
+        problem: why there was no run; empty when there was.
+        signer: fingerprint of the key that signed the evidence; empty without any.
+    """
+
+    code: int
+    status: str
+    folder: Path | None = None
+    changes: int = 0
+    problem: str = ""
+    signer: str = ""
 
 
 def run(runbook: Runbook, flags: Flags) -> int:
@@ -56,35 +85,53 @@ def run(runbook: Runbook, flags: Flags) -> int:
 
     Everything for people goes to stdout, or to stderr with ``--json``, whose stdout is the one JSON object.
     """
-    stream = sys.stderr if flags.json else sys.stdout
-    console = Console(stderr=flags.json, highlight=False, width=None if stream.isatty() else WIDTH)
+    front = terminal(json=flags.json)
     signal.signal(signal.SIGTERM, _interrupt)
+    if flags.on:
+        from credscale.frontends.remote.launch import run_on
+
+        outcome = run_on(runbook, flags, front)
+    else:
+        outcome = run_here(runbook, flags, front)
+    if outcome.folder is not None:
+        say_where(front.console, runbook, flags, outcome)
+    if flags.json:
+        sys.stdout.write(to_json(_answer(outcome)) + "\n")
+    return outcome.code
+
+
+def run_here(runbook: Runbook, flags: Flags, front: Front) -> Outcome:
+    """Run a runbook on this machine, whoever looks at it from wherever."""
     folder: Path | None = None
-    text, secrets = "", Secrets()
+    secrets = Secrets()
     try:
         key = load_or_create_key()  # before anything else: a run that could not be signed is not started
         if flags.watch:
-            return _watch(runbook, flags, console)
-        request = _prepare(runbook, flags, console)
+            return Outcome(_watch(runbook, flags, front), "watched")
+        request = _prepare(runbook, flags, front)
         folder, secrets = request.folder, secrets_of(request.environment)
-        code, status = _run_locked(request, flags, console, key)
-    except (EnvironmentInvalid, UnknownTarget, MissingExtra) as error:
-        code, status, text = INVALID, "invalid", str(error)
-    except Refused as error:
-        code, status, text = REFUSED, "refused", str(error)
-    except CredscaleError as error:
-        code, status, text = FAILED, "failed", str(error)
-    except KeyboardInterrupt:
-        code, status, text = FAILED, "interrupted", "interrupted by the operator"
-    changes, text = changes_in(folder), secrets.mask(text)
-    if text:
-        say_problem(console, runbook, flags, text, changes)
-        if folder is not None and not changes:
-            _drop(folder)
-            folder = None
-    if flags.json:
-        sys.stdout.write(to_json(_answer(folder, status, changes, text)) + "\n")
-    return code
+        code, status = _run_locked(request, flags, front, key)
+        return Outcome(code, status, folder, len(changes_in(folder)), signer=key.fingerprint)
+    except (CredscaleError, KeyboardInterrupt) as error:
+        code, status, text = problem_of(error)
+        text = secrets.mask(text)
+    changes = changes_in(folder)
+    say_problem(front.console, runbook, flags, text, changes)
+    if folder is not None and not changes:
+        _drop(folder)
+        folder = None
+    return Outcome(code, status, folder, len(changes), text)
+
+
+def problem_of(error: BaseException) -> tuple[int, str, str]:
+    """Return exit code, status and sentence for what kept a run from its end."""
+    if isinstance(error, EnvironmentInvalid | UnknownTarget | MissingExtra):
+        return INVALID, "invalid", str(error)
+    if isinstance(error, Refused):
+        return REFUSED, "refused", str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return FAILED, "interrupted", "interrupted by the operator"
+    return FAILED, "failed", str(error)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -92,73 +139,68 @@ def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _inputs(runbook: Runbook, flags: Flags) -> tuple[Environment, dict[str, Any]]:
+def inputs(runbook: Runbook, flags: Flags) -> tuple[Environment, dict[str, Any]]:
     """Return the environment and the coerced parameters."""
     from credscale.core.environment import load, names
 
     if not flags.env:
         known = ", ".join(names())
         raise EnvironmentInvalid(f"{runbook.name} needs --env NAME: one of {known}, or a path to a YAML file")
-    environment = load(flags.env)
+    environment = load(flags.file or flags.env)
     return environment, runbook.coerce(environment.defaults_for(runbook.name, runbook.inherited) | flags.params)
 
 
-def _watch(runbook: Runbook, flags: Flags, console: Console) -> int:
+def _watch(runbook: Runbook, flags: Flags, front: Front) -> int:
     from credscale.frontends.lab_view import raise_lab
     from credscale.frontends.watch import watch
 
-    environment, params = _inputs(runbook, flags)
-    return watch(runbook, raise_lab(environment, runbook, console), params, flags.watch)
+    environment, params = inputs(runbook, flags)
+    return watch(runbook, raise_lab(environment, runbook, front.console), params, flags.watch)
 
 
-def _prepare(runbook: Runbook, flags: Flags, console: Console) -> Request:
+def _prepare(runbook: Runbook, flags: Flags, front: Front) -> Request:
     """Check everything that needs no target: environment, parameters, policy, folder."""
     from credscale.frontends.lab_view import raise_lab
 
-    environment, params = _inputs(runbook, flags)
-    if flags.on:
-        raise Refused(
-            f"--on {flags.on}: this version runs notebooks on this machine only. Nothing was changed. "
-            f"Log in to {flags.on} and run it there, without --on"
-        )
+    environment, params = inputs(runbook, flags)
     if not flags.dry_run and not runbook.reads_only:
         policy.check(environment, flags.ticket)
-    environment = raise_lab(environment, runbook, console)
-    return Request(runbook, environment, params, flags.ticket, new_folder(environment.name, runbook.name))
+    environment = raise_lab(environment, runbook, front.console)
+    folder = new_folder(environment.name, runbook.name, flags.run)
+    return Request(runbook, environment, params, flags.ticket, folder)
 
 
-def _run_locked(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:
+def _run_locked(request: Request, flags: Flags, front: Front, key: SigningKey) -> tuple[int, str]:
     if request.runbook.reads_only and not flags.dry_run:
-        return _read(request, flags, console, key)
+        return _read(request, flags, front, key)
     if flags.dry_run:
-        _plan(request, console, JOURNAL)
-        return _seal_and_tell(request, flags, console, key)
+        _plan(request, front, JOURNAL)
+        return _seal_and_tell(request, flags, front.console, key)
     lock = lock_file(Path(".credscale/locks") / f"{request.environment.name}.lock")
     try:
-        planned = _plan(request, console, PLAN_JOURNAL)
+        planned = _plan(request, front, PLAN_JOURNAL)
         if planned is None:
             (request.folder / PLAN_JOURNAL).rename(request.folder / JOURNAL)
-            return _seal_and_tell(request, flags, console, key)
-        ask = console.input if sys.stdin.isatty() and not flags.json else None
-        policy.confirm(request.environment.policy, request.environment.name, planned, yes=flags.yes, ask=ask)
-        results = _execute(request, flags, console)
-        return _seal_and_tell(request, flags, console, key, results)
+            return _seal_and_tell(request, flags, front.console, key)
+        policy.confirm(request.environment.policy, request.environment.name, planned, yes=flags.yes, ask=front.ask)
+        results = _execute(request, flags, front)
+        return _seal_and_tell(request, flags, front.console, key, results)
     finally:
         lock.release()
 
 
-def _read(request: Request, flags: Flags, console: Console, key: SigningKey) -> tuple[int, str]:
+def _read(request: Request, flags: Flags, front: Front, key: SigningKey) -> tuple[int, str]:
     """Run what changes nothing: at once, in this process, without lock or confirmation; it leaves the same evidence."""
     results: list[Any] = []
     _write_plan(results, request)
-    with RunView(console, f"{request.runbook.name} on {request.environment.name}") as view:
+    with front.view(f"{request.runbook.name} on {request.environment.name}") as view:
         try:
             run_in_process(request, view.update, results)
         except RunFailed as failure:
             _raise_refusal(failure)
         except (CredscaleError, KeyboardInterrupt):
             pass  # the journal tells
-    return _seal_and_tell(request, flags, console, key, results)
+    return _seal_and_tell(request, flags, front.console, key, results)
 
 
 def _raise_refusal(failure: RunFailed) -> None:
@@ -168,7 +210,7 @@ def _raise_refusal(failure: RunFailed) -> None:
         raise reason from None
 
 
-def _plan(request: Request, console: Console, journal: str) -> int | None:
+def _plan(request: Request, front: Front, journal: str) -> int | None:
     """Run the runbook dry, write plan.json and show it.
 
     Returns:
@@ -176,7 +218,7 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
     """
     ctx = open_context(request, dry_run=True, journal=journal)
     try:
-        with RunView(console, f"Plan: {request.runbook.name} on {request.environment.name}") as view:
+        with front.view(f"Plan: {request.runbook.name} on {request.environment.name}") as view:
             ctx.journal.listen(view.update)
             begin(ctx, request)
             request.runbook(ctx, **request.params)
@@ -187,14 +229,14 @@ def _plan(request: Request, console: Console, journal: str) -> int | None:
         _write_plan(ctx.results, request)
         ctx.clients.close()
         ctx.journal.close()
-    warn(console, ctx.results)
+    warn(front.console, ctx.results)
     if not ctx.changes:
-        console.print("Plan: nothing to change; the run checks and proves only.")
+        front.console.print("Plan: nothing to change; the run checks and proves only.")
         return 0
-    console.print(f"Plan: {ctx.changes} changes")
+    front.console.print(f"Plan: {ctx.changes} changes")
     for result in ctx.results:
         for change in result.changes:
-            console.print(f"  {mark_of('planned')} {result.step}: {change}", markup=False, soft_wrap=True)
+            front.console.print(f"  {mark_of('planned')} {result.step}: {change}", markup=False, soft_wrap=True)
     return ctx.changes
 
 
@@ -212,10 +254,10 @@ def _write_plan(results: list[Result], request: Request) -> None:
     (request.folder / "plan.json").write_text(json.dumps(plan, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _execute(request: Request, flags: Flags, console: Console) -> list[Any] | None:
+def _execute(request: Request, flags: Flags, front: Front) -> list[Any] | None:
     """Run for real; returns the results of a run without a kernel."""
     title = f"Run {request.run}: {request.runbook.name} on {request.environment.name}"
-    with RunView(console, title) as view:
+    with front.view(title) as view:
         from credscale.frontends import notebook
 
         if not flags.in_process and request.runbook.has_notebook and not request.runbook.reads_only:
@@ -235,6 +277,7 @@ def _seal_and_tell(
     """Turn the folder into evidence, print the last lines, return exit code and status."""
     from credscale.evidence.seal import seal
 
+    (request.folder / STOP_FILE).unlink(missing_ok=True)  # one that came after the last step began
     with uninterrupted(drop=True):
         seal(request.folder, secrets_of(request.environment), key, results)
     events = list(read_journal(request.folder / JOURNAL))
@@ -256,11 +299,11 @@ def _drop(folder: Path) -> None:
     folder.rmdir()
 
 
-def _answer(folder: Path | None, status: str, changes: list[str], text: str) -> dict[str, Any]:
+def _answer(outcome: Outcome) -> dict[str, Any]:
     answer = {
-        "run": folder.name if folder is not None else None,
-        "status": status,
-        "artifacts": str(folder) if folder is not None else None,
-        "changes": len(changes),
+        "run": outcome.folder.name if outcome.folder is not None else None,
+        "status": outcome.status,
+        "artifacts": str(outcome.folder) if outcome.folder is not None else None,
+        "changes": outcome.changes,
     }
-    return answer | ({"error": text} if text else {})
+    return answer | ({"error": outcome.problem} if outcome.problem else {})

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RUNNER = "CREDSCALE_RUNNER_PID"  # set by the terminal for its kernel, which must not outlive it
 ENVIRONMENT = "CREDSCALE_ENV"  # what a notebook opened by hand works on; set by notebooks.open
+REQUESTED_BY = "CREDSCALE_REQUESTED_BY"  # who sent this run here from another machine
 JOURNAL = "journal.jsonl"
 LOOK_SECONDS = 3.0  # for a router, in a look at several targets: a dead one shall not hide the others for long
 
@@ -42,16 +43,28 @@ def artifacts_root() -> Path:
     return Path(os.environ.get("CREDSCALE_ARTIFACTS", "artifacts"))
 
 
-def new_folder(environment: str, runbook: str) -> Path:
+def new_run() -> str:
+    """Return an id for a run: the moment and something nobody else has."""
+    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{randomness.token_hex(3)}"
+
+
+def new_folder(environment: str, runbook: str, run: str = "") -> Path:
     """Create the artifact folder of a new run.
+
+    Args:
+        environment: the environment's name.
+        runbook: the runbook's name.
+        run: the run's id; empty for a new one.
 
     Raises:
         Refused: it cannot be written; nothing was changed.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    folder = artifacts_root() / environment / runbook / f"{stamp}-{randomness.token_hex(3)}"
+    return _make_folder(artifacts_root() / environment / runbook / (run or new_run()))
+
+
+def _make_folder(folder: Path, *, may_exist: bool = False) -> Path:
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=may_exist)
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
     except OSError as error:
@@ -118,6 +131,7 @@ def begin(ctx: Context, request: Request) -> None:
         host=socket.gethostname(),
         pid=os.getpid(),
         ticket=request.ticket,
+        **({"requested_by": os.environ[REQUESTED_BY]} if REQUESTED_BY in os.environ else {}),
         dry_run=ctx.dry_run,
         params=request.params,
         **describe_target(ctx, request),
@@ -171,30 +185,33 @@ def open_run(
 ) -> Context:
     """Open a run from a notebook: the first cell after the parameters.
 
-    Opened by hand, the environment's policy holds as it does in the terminal.
+    Opened by hand or by a scheduler, the environment's policy holds as it does in the terminal, which has looked
+    already when it is what started this kernel.
 
     Args:
         runbook: the runbook that this notebook was built from.
         environment: name or path, as ``--env``; empty for ``$CREDSCALE_ENV``, or the lab.
         ticket: the change ticket, may be empty.
         confirm: the environment's name, where its policy wants a confirmation.
-        run_folder: the artifact folder made by the terminal; empty when opened by hand in Jupyter, which makes one.
+        run_folder: the artifact folder; empty when opened by hand in Jupyter, which makes one.
         params: the runbook's parameters.
 
     Raises:
-        Refused: a policy forbids it, or somebody else works on the target; nothing was changed.
+        Refused: a policy forbids it, the folder holds a run already or cannot be written, or somebody else works on
+            the target; nothing was changed.
     """
     from credscale.core.environment import load
     from credscale.frontends import policy
 
     inventory = load(environment or os.environ.get(ENVIRONMENT, "lab"))
-    if not run_folder and not runbook.reads_only:
+    if _runner() != os.getppid() and not runbook.reads_only:
         policy.check(inventory, ticket)
         if inventory.policy.confirm != "none" and confirm != inventory.name:
             raise Refused(
-                f'this would change {inventory.name}. Nothing was changed. Set confirm = "{inventory.name}" above'
+                f"this would change {inventory.name}. Nothing was changed. "
+                f'Set the parameter confirm to "{inventory.name}"'
             )
-    folder = Path(run_folder) if run_folder else new_folder(inventory.name, runbook.name)
+    folder = _given_folder(Path(run_folder)) if run_folder else new_folder(inventory.name, runbook.name)
     request = Request(runbook, inventory, runbook.coerce(params), ticket, folder)
     ctx = open_context(request)
     ctx.keep_going = runbook.keep_going
@@ -230,9 +247,24 @@ def close_run(ctx: Context, runbook: Runbook) -> str:
     return f"{ctx.changes} changes; evidence in {ctx.folder}"
 
 
+def _given_folder(folder: Path) -> Path:
+    """Make the folder that a scheduler named; another run's it must not be, whose evidence this would spoil."""
+    if (folder / JOURNAL).exists():
+        raise Refused(
+            f"{folder} holds a run already. Nothing was changed. Give the next run a folder of its own: start it anew "
+            "rather than its last part again"
+        )
+    return _make_folder(folder, may_exist=True)
+
+
+def _runner() -> int:
+    """Return the process id of the terminal that started this kernel; 0 when none did."""
+    return int(os.environ.get(RUNNER, "0"))
+
+
 def _die_with_runner() -> None:
     """End this kernel when the terminal that started it is gone: nobody would see or stop it any more."""
-    runner = int(os.environ.get(RUNNER, "0"))
+    runner = _runner()
     if not runner:
         return
 

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from credscale.core.context import Context
     from credscale.frontends.session import Request
 
-MONGO, REDIS = "mongo", "redis"
+MONGO, REDIS, HOSTS = "mongo", "redis", "hosts"
 
 
 def target_of(request: Request) -> str:
     """Return what a run works on: ``mongo``, ``redis``, or nothing where the environment has not got it.
 
-    What only looks takes what there is.
+    What only looks takes what there is. Hosts are always there: without a section hosts it is this machine.
     """
+    if request.runbook.target == HOSTS:
+        return HOSTS
     there = {MONGO: request.environment.mongo is not None, REDIS: request.environment.redis is not None}
     wanted = request.runbook.target
     if not there[wanted] and request.runbook.keep_going:
@@ -33,10 +35,12 @@ def target_of(request: Request) -> str:
 def _lease_in(request: Request) -> str:
     """Return which target keeps the run's lease; nothing where it may not be a cluster yet, or need not be one.
 
+    Hosts keep none: nobody's work on a cluster is in the way of a look at its hosts.
+
     A look at a Redis Cluster that serves nothing has to show just that.
     """
     target, runbook = target_of(request), request.runbook
-    only_looks = runbook.keep_going or (runbook.reads_only and target == REDIS)
+    only_looks = runbook.keep_going or target == HOSTS or (runbook.reads_only and target == REDIS)
     return "" if runbook.builds_target or only_looks else target
 
 
@@ -44,10 +48,17 @@ def describe_target(ctx: Context, request: Request) -> dict[str, str]:
     """Name cluster and engine on the first line of every journal; an unreachable one is said by the lease or a step."""
     if request.runbook.builds_target or not target_of(request):
         return {"engine": "none", "target": ctx.environment.name}
-    return _mongo_target(ctx) if target_of(request) == MONGO else _redis_target(ctx)
+    return _TARGETS[target_of(request)](ctx, request)
 
 
-def _mongo_target(ctx: Context) -> dict[str, str]:
+def _hosts_target(ctx: Context, request: Request) -> dict[str, str]:
+    """Name the hosts as they were asked for."""
+    wanted = request.params.get("hosts") or request.params.get("host")
+    there = f"all {len(ctx.environment.hosts)} of {ctx.environment.name}" if ctx.environment.hosts else "this machine"
+    return {"engine": "none", "target": f"hosts: {wanted or there}"}
+
+
+def _mongo_target(ctx: Context, _: Request) -> dict[str, str]:
     from pymongo.errors import PyMongoError
 
     from credscale.mongo.cluster import facts
@@ -59,7 +70,7 @@ def _mongo_target(ctx: Context) -> dict[str, str]:
     return {"engine": server.engine, "target": f"mongos {ctx.clients.mongo_router()}, cluster {server.cluster_id}"}
 
 
-def _redis_target(ctx: Context) -> dict[str, str]:
+def _redis_target(ctx: Context, _: Request) -> dict[str, str]:
     from credscale.redis_cluster.cluster.views import look
 
     found = look(ctx, links=False)
@@ -68,6 +79,9 @@ def _redis_target(ctx: Context) -> dict[str, str]:
         return {"engine": "unknown", "target": f"not reached: {reasons}"}
     first = found.answering[0]
     return {"engine": first.server.text, "target": f"node {first.address}, {len(found.topology)} nodes"}
+
+
+_TARGETS = {MONGO: _mongo_target, REDIS: _redis_target, HOSTS: _hosts_target}
 
 
 def plan_lease(ctx: Context, request: Request) -> Lease:

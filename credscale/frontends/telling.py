@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from credscale.core.runbook import Runbook
     from credscale.core.step import Result
-    from credscale.frontends.run import Flags
+    from credscale.frontends.run import Flags, Outcome
     from credscale.frontends.session import Request
 
 
@@ -42,7 +42,7 @@ def _in_words(row: dict[str, Any]) -> str:
 
 
 def tell(console: Console, request: Request, flags: Flags, events: list[dict[str, Any]], status: str) -> None:
-    """Print how a run ended: its tables, the verdict, where the evidence is and the next command."""
+    """Print how a run ended: its tables and the verdict."""
     folder = request.folder
     last: dict[str, Any] = next((event for event in reversed(events) if event["event"] == "run_finished"), {})
     started = next((event for event in events if event["event"] == "run_started"), {})
@@ -63,23 +63,31 @@ def tell(console: Console, request: Request, flags: Flags, events: list[dict[str
     else:
         console.print(f"[bold red]✗ {request.runbook.name} {status}[/]: ", end="")
         console.print(last.get("text", "no last line in the journal"), markup=False, soft_wrap=True)
-        console.print(_changed_so_far(changes), markup=False, soft_wrap=True)
+        console.print(changed_so_far(changes), markup=False, soft_wrap=True)
     if started.get("engine") == "simulated":
         console.print("[yellow]Engine: simulated lab. This rehearsal did not touch MongoDB.[/]")
+
+
+def say_where(console: Console, runbook: Runbook, flags: Flags, outcome: Outcome) -> None:
+    """Print where the evidence of a run is and the next command."""
+    folder = outcome.folder
+    if outcome.problem:  # said, with the next command
+        console.print(f"Evidence: {folder}", soft_wrap=True, markup=False)
+        return
     console.print(f"Evidence: {folder}/report.html", soft_wrap=True, markup=False)
-    if status == "ok":
+    if outcome.status == "ok":
         console.print(f"Verify:   invoke report.verify {folder}", soft_wrap=True, markup=False)
     else:
-        console.print(f"Next:     {_again(request.runbook, flags)}", soft_wrap=True, markup=False)
+        console.print(f"Next:     {again(runbook, flags)}", soft_wrap=True, markup=False)
 
 
 def say_problem(console: Console, runbook: Runbook, flags: Flags, text: str, changes: list[str]) -> None:
     """Print why a command ended without a run, what was changed, and the next command."""
     console.print(f"[bold red]✗ {runbook.name}[/]: ", end="")
     console.print(text, markup=False, soft_wrap=True)
-    console.print(_changed_so_far(changes), markup=False, soft_wrap=True)
+    console.print(changed_so_far(changes), markup=False, soft_wrap=True)
     console.print(
-        f"Next: invoke --help {runbook.name}, or again: {_again(runbook, flags)}", markup=False, soft_wrap=True
+        f"Next: invoke --help {runbook.name}, or again: {again(runbook, flags)}", markup=False, soft_wrap=True
     )
 
 
@@ -108,8 +116,10 @@ def _tables(request: Request, flags: Flags, events: list[dict[str, Any]], width:
             yield from tables_of(without_good_rows(event["output"]), width)
 
 
-def _again(runbook: Runbook, flags: Flags) -> str:
+def again(runbook: Runbook, flags: Flags) -> str:
+    """Return the command that asks for the same run."""
     words = ["invoke", runbook.name, "--env", flags.env]
+    words += ["--on", flags.on] if flags.on else []
     words += ["--ticket", flags.ticket] if flags.ticket else []
     for name, value in flags.params.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
@@ -117,7 +127,8 @@ def _again(runbook: Runbook, flags: Flags) -> str:
     return shlex.join(words + [flag for flag, given in switches.items() if given])
 
 
-def _changed_so_far(changes: list[str]) -> str:
+def changed_so_far(changes: list[str]) -> str:
+    """Return the changes in words."""
     return (
         "\n".join(["Changed so far:", *(f"  ✎ {change}" for change in changes)])
         if changes

@@ -146,8 +146,15 @@ def list_(c: Context, env: str = "", json: bool = False) -> None:  # noqa: ARG00
     from rich.table import Table
 
     from credscale.evidence import runs
+    from credscale.frontends.remote.records import away
     from credscale.frontends.session import artifacts_root
 
+    elsewhere = [sent for sent in away() if env in ("", sent.environment)]
+    if elsewhere and not json:
+        for sent in elsewhere:
+            _console().print(
+                f"{sent.runbook} on {sent.environment} is on {sent.on}: invoke report.attach {sent.run}", markup=False
+            )
     found = runs.list_runs(artifacts_root(), env or None)
     if json:
         sys.stdout.write(jsonlib.dumps([asdict(run) for run in found], default=str) + "\n")
@@ -224,6 +231,59 @@ def verify(c: Context, path: str) -> None:  # noqa: ARG001
     console.print("[green]✓ intact: nothing was changed, removed or added since it was signed[/]")
 
 
+@task(
+    name="seal",
+    auto_shortflags=False,
+    positional=["path"],
+    help={
+        "path": "artifact folder, run id or 'last'",
+        "ended": "the run's process has ended, though it was on another machine and left no last line",
+    },
+)
+@_sentences
+def seal_(c: Context, path: str, ended: bool = False) -> None:  # noqa: ARG001
+    """Sign the evidence of a run that a scheduler or a killed terminal left unsealed; exit as the run would have."""
+    from credscale.evidence import runs
+    from credscale.frontends.schedule.sealing import ending_of, seal_run
+    from credscale.frontends.session import artifacts_root
+
+    folder = runs.find_run(artifacts_root(), path)
+    console = _console()
+    sealed = seal_run(folder, ended=ended)
+    console.print("sealed" if sealed else "was sealed already and is intact: left as it is")
+    ending, code = ending_of(folder)
+    console.print(f"{'result:':13}{ending}\n{'report:':13}{folder / 'report.html'}", markup=False, soft_wrap=True)
+    if code:
+        raise Exit(code=code)
+
+
+@task(
+    auto_shortflags=False,
+    positional=["run"],
+    help={
+        "run": "run id, the beginning of one, or 'last'",
+        "env": "environment, for a run that was sent from another machine",
+        "on": "host that the run is on; without it all hosts of the environment are asked",
+    },
+)
+@_sentences
+def attach(c: Context, run: str, env: str = "", on: str = "") -> None:  # noqa: ARG001
+    """Watch a run on another machine (--on) again, from here; brings its evidence when it ends."""
+    from credscale.frontends.catalogue import named, runbook_behind
+    from credscale.frontends.front import terminal
+    from credscale.frontends.remote.attaching import attach as attach_to
+    from credscale.frontends.run import Flags
+    from credscale.frontends.telling import say_where
+
+    front = terminal(json=False)
+    sent, outcome = attach_to(run, env, on, front)
+    if outcome.folder is not None:
+        flags: dict[str, Any] = {"env": sent.env, "on": sent.on, **sent.flags}
+        say_where(front.console, runbook_behind(named(sent.runbook)), Flags(**flags), outcome)
+    if outcome.code:
+        raise Exit(code=outcome.code)
+
+
 @task(auto_shortflags=False)
 @_sentences
 def build(c: Context) -> None:  # noqa: ARG001
@@ -296,6 +356,6 @@ def check(c: Context, fast: bool = False) -> None:  # noqa: ARG001
 
 
 lab = Collection("lab", up, down, status, seed)
-report = Collection("report", list_, show, verify)
+report = Collection("report", list_, show, verify, seal_, attach)
 notebooks = Collection("notebooks", build, check_notebooks, open_)
 docs = Collection("docs", build_docs)

@@ -163,3 +163,45 @@ def test_shipped_environments_load(path: Path) -> None:
 def test_a_window_over_midnight_belongs_to_its_first_day(moment: str, inside: bool) -> None:
     window = MaintenanceWindow(timezone="Europe/Berlin", days=("sat",), start="23:45", stop="06:00")
     assert window.contains(datetime.fromisoformat(moment).replace(tzinfo=UTC)) is inside
+
+
+HOSTS = "name: prod\nhosts:\n  box:\n    address: 10.0.0.1\n"
+
+
+def test_a_host_says_how_it_is_reached_and_where_runs_live(tmp_path: Path) -> None:
+    plain = load(write(tmp_path, HOSTS)).hosts["box"]
+    assert (plain.sudo, plain.connect_timeout, plain.python, plain.folder) == (False, 10, None, "~/.credscale")
+    extra = (
+        "    sudo: env:BOX_SUDO\n    connect_timeout: 2.5\n    python: python3.12\n    folder: /srv/credscale runs\n"
+    )
+    host = load(write(tmp_path, HOSTS + extra)).hosts["box"]
+    assert (host.sudo, host.connect_timeout) == ("env:BOX_SUDO", 2.5)
+    assert (host.python, host.folder) == ("python3.12", "/srv/credscale runs")
+    for line, key, value in (("sudo: true", "sudo", True), ("python:", "python", None)):
+        assert getattr(load(write(tmp_path, f"{HOSTS}    {line}\n")).hosts["box"], key) is value
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sudo: hunter2", ["hosts.box.sudo", "must be true, false, or a secret reference", "never the password"]),
+        ("sudo: 7", ["hosts.box.sudo", "must be true, false, or a secret reference"]),
+        ("connect_timeout: 0", ["hosts.box.connect_timeout", "greater than 0"]),
+        ("connect_timeout: 301", ["hosts.box.connect_timeout", "less than or equal to 300"]),
+        ("connect_timeout: .inf", ["hosts.box.connect_timeout"]),
+        ("connect_timeout: .nan", ["hosts.box.connect_timeout"]),
+        ("python: python3 -c evil", ["hosts.box.python", "neither an absolute path nor a program's name"]),
+        ("python: bin/python", ["hosts.box.python"]),
+        ("python: -c", ["hosts.box.python"]),
+        ('python: "/a\\nb"', ["hosts.box.python"]),
+        ("folder: relative", ["hosts.box.folder", "neither an absolute path nor one below ~/"]),
+        ("folder: ~other/x", ["hosts.box.folder"]),
+        ("folder: /", ["hosts.box.folder"]),
+    ],
+)
+def test_mistakes_of_a_host(tmp_path: Path, line: str, words: list[str]) -> None:
+    with pytest.raises(EnvironmentInvalid) as caught:
+        load(write(tmp_path, HOSTS + f"    {line}\n"))
+    assert "line 5:" in str(caught.value)
+    assert all(word in str(caught.value) for word in words)
+    assert "hunter2" not in str(caught.value)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
-from credscale.core.machines import Completed, LocalMachine
+from credscale.core.machines import Completed, LocalMachine, Machine
 from credscale.core.machines.files import File, changes_on, write_changed
-from credscale.core.machines.ssh import fingerprint, scan_type
+from credscale.core.machines.known_hosts import fingerprint, scan_type
 from credscale.core.secrets import Secrets
 from credscale.testing import require
 
@@ -128,8 +128,56 @@ def test_programs() -> None:
 
 
 def test_a_program_that_does_not_end_is_not_waited_for() -> None:
-    with pytest.raises(ConnectFailed, match="did not end within 0 s"):
+    with pytest.raises(ConnectFailed, match="did not end within 0.1 s") as caught:
         HERE.run(["sleep", "60"], timeout=0.1)
+    assert caught.value.why == "timed out"
+
+
+def test_input_may_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(b"0123456789" * 100_000)
+    with path.open("rb") as data:
+        data.seek(10)
+        assert HERE.run(["cat"], stdin=data).stdout == b"0123456789" * 99_999
+
+
+def test_a_stream_comes_as_it_is_printed_and_tells_how_it_ended(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = 'echo one; while [ ! -e "$1" ]; do sleep 0.02; done; cat'
+    chunks = HERE.stream(["sh", "-c", script, "sh", str(go)], stdin=b"two", silence=20)
+    assert next(chunks) == b"one\n"
+    go.touch()
+    assert list(chunks) == [b"two"]
+    assert b"".join(HERE.stream(["sh", "-c", "sleep 30 & echo kept"], silence=20)) == b"kept\n"
+    with pytest.raises(PreconditionFailed, match="sh ended with exit code 3: no"):
+        list(HERE.stream(["sh", "-c", "echo no >&2; exit 3"], silence=20))
+    with pytest.raises(PreconditionFailed, match="cannot be run"):
+        list(HERE.stream(["/no/such/program"], silence=20))
+
+
+def test_a_silent_stream_ends_with_its_program() -> None:
+    chunks = HERE.stream(["sh", "-c", "echo $$; sleep 60"], silence=0.2)
+    pid = int(next(chunks))
+    with pytest.raises(ConnectFailed, match="printed nothing for 0.2 s") as caught:
+        next(chunks)
+    assert caught.value.why == "timed out"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_stream_that_nobody_reads_further_ends_its_program() -> None:
+    chunks = HERE.stream(["sh", "-c", "echo $$; sleep 60"], silence=20)
+    pid = int(next(chunks))
+    chunks.close()  # type: ignore[attr-defined]
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_machine_that_cannot_stream_gives_everything_at_the_end() -> None:
+    assert list(Machine.stream(HERE, ["echo", "all"], silence=10)) == [b"all\n"]
+
+
+def test_a_failed_connection_says_why_and_without_a_reason_it_is_unreachable() -> None:
+    assert ConnectFailed("no").why == "unreachable"
+    assert ConnectFailed("no", "host key").why == "host key"
 
 
 def test_a_child_that_keeps_the_streams_is_not_waited_for() -> None:

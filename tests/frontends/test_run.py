@@ -122,7 +122,7 @@ def test_a_polite_kill_is_recorded_and_sealed(asked: Any, capsys: pytest.Capture
         ({"params": {"value": "500"}}, 2, "invalid", "not from 0 to 100"),
         ({"params": {"value": "66"}}, 3, "refused", "--accept-sixty-six"),
         ({"params": {"valeu": "5"}}, 2, "invalid", "no parameter 'valeu'"),
-        ({"on": "bastion"}, 3, "refused", "--on bastion"),
+        ({"on": "bastion"}, 2, "invalid", "--on bastion: no such host"),
     ],
 )
 def test_nothing_is_changed_and_nothing_left_on_bad_input(

@@ -61,6 +61,14 @@ def look_both(ctx: Context) -> None:
     """Look at both."""
 
 
+@runbook(target="hosts", reads_only=True)
+def look_hosts(ctx: Context, *, hosts: str = "") -> None:
+    """Look at hosts."""
+
+
+HOSTS = {"hosts": {"h1": {"address": "127.0.0.1"}, "h2": {"address": "127.0.0.2"}}}
+
+
 def request(book: Runbook, folder: Path, *sections: dict[str, Any]) -> Request:
     data: dict[str, Any] = {"name": "test"}
     for section in sections:
@@ -83,6 +91,8 @@ def context(asked: Request) -> Context:
         (look_both, (MONGO, REDIS), "mongo"),
         (look_both, (REDIS,), "redis"),
         (look_both, (), ""),
+        (look_hosts, (MONGO, REDIS), "hosts"),
+        (look_hosts, (), "hosts"),
     ],
 )
 def test_target(book: Runbook, sections: tuple[dict[str, Any], ...], target: str, tmp_path: Path) -> None:
@@ -90,7 +100,8 @@ def test_target(book: Runbook, sections: tuple[dict[str, Any], ...], target: str
 
 
 @pytest.mark.parametrize(
-    ("book", "sections"), [(look_redis, (REDIS,)), (build_redis, (REDIS,)), (look_both, (MONGO, REDIS))]
+    ("book", "sections"),
+    [(look_redis, (REDIS,)), (build_redis, (REDIS,)), (look_both, (MONGO, REDIS)), (look_hosts, (MONGO, REDIS))],
 )
 def test_what_must_work_on_a_cluster_that_serves_nothing_needs_no_lease_of_it(
     book: Runbook, sections: tuple[dict[str, Any], ...], tmp_path: Path
@@ -98,6 +109,22 @@ def test_what_must_work_on_a_cluster_that_serves_nothing_needs_no_lease_of_it(
     asked = request(book, tmp_path, *sections)
     assert isinstance(plan_lease(context(asked), asked), MemoryLease)
     assert isinstance(take_lease(context(asked), asked), MemoryLease)
+
+
+@pytest.mark.parametrize(
+    ("sections", "params", "target"),
+    [
+        ((HOSTS,), {}, "hosts: all 2 of test"),
+        ((HOSTS,), {"hosts": "h*"}, "hosts: h*"),
+        ((HOSTS,), {"host": "h1", "fingerprint": "SHA256:"}, "hosts: h1"),
+        ((MONGO,), {}, "hosts: this machine"),
+    ],
+)
+def test_the_journal_says_which_hosts(
+    sections: tuple[dict[str, Any], ...], params: dict[str, Any], target: str, tmp_path: Path
+) -> None:
+    asked = replace(request(look_hosts, tmp_path, *sections), params=params)
+    assert describe_target(context(asked), asked) == {"engine": "none", "target": target}
 
 
 def seen(**changes: Any) -> Look:

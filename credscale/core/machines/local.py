@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import selectors
+import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from typing import TYPE_CHECKING
+import time
+from contextlib import suppress
+from io import BytesIO
+from typing import TYPE_CHECKING, cast
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
-from credscale.core.machines.machine import COMMAND_SECONDS, Completed, Machine
+from credscale.core.machines.machine import COMMAND_SECONDS, TAIL_BYTES, Completed, Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import IO, BinaryIO
 
 LISTEN_SECONDS = 3.0
+_CHUNK = 65536
+_LOOK_SECONDS = 0.2  # how often a silent program is looked at: a child of it may hold the streams open for ever
 
 
 def _unchanged(text: str) -> str:
@@ -33,30 +42,79 @@ class LocalMachine(Machine):
         super().__init__("this machine")
         self._mask = mask
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Completed:
+    def run(self, argv: Sequence[str], *, stdin: bytes | BinaryIO = b"", timeout: float = COMMAND_SECONDS) -> Completed:
         """Run a program to its end; see ``Machine.run``."""
         # files rather than pipes: a server that forks away may keep its streams, and a pipe would wait for its end
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            given.write(stdin)
-            given.seek(0)
+        with _given(stdin) as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = self._start(argv, given, out, err)
             try:
-                code = subprocess.run(
-                    list(argv),
-                    stdin=given,
-                    stdout=out,
-                    stderr=err,
-                    timeout=timeout,
-                    check=False,
-                    start_new_session=True,
-                    env={name: value for name, value in os.environ.items() if self._mask(value) == value},
-                ).returncode
+                code = process.wait(timeout)
             except subprocess.TimeoutExpired:
-                raise ConnectFailed(f"{self.name}: {argv[0]} did not end within {timeout:.0f} s") from None
-            except OSError as error:
-                raise PreconditionFailed(f"{self.name}: {argv[0]} cannot be run: {error.strerror}") from None
+                problem = f"{self.name}: {argv[0]} did not end within {timeout:g} s and was killed"
+                raise ConnectFailed(problem, "timed out") from None
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    process.wait()
             out.seek(0)
             err.seek(0)
             return Completed(code, out.read(), err.read())
+
+    def stream(self, argv: Sequence[str], *, stdin: bytes = b"", silence: float) -> Iterator[bytes]:
+        """Run a program and yield what it prints as it comes; see ``Machine.stream``."""
+        with _given(stdin) as given:
+            process = self._start(argv, given, subprocess.PIPE, subprocess.PIPE)
+        tails = {"out": b"", "err": b""}
+        try:
+            with selectors.DefaultSelector() as selector:
+                for stream, name in ((process.stdout, "out"), (process.stderr, "err")):
+                    selector.register(cast("IO[bytes]", stream), selectors.EVENT_READ, name)
+                heard = time.monotonic()
+                while selector.get_map():
+                    ready = selector.select(_LOOK_SECONDS)
+                    for key, _ in ready:
+                        data = os.read(key.fd, _CHUNK)
+                        heard = time.monotonic()
+                        if not data:
+                            selector.unregister(key.fileobj)
+                            continue
+                        tails[key.data] = (tails[key.data] + data)[-TAIL_BYTES:]
+                        if key.data == "out":
+                            yield data
+                            heard = time.monotonic()  # what the caller did meanwhile is not the program's silence
+                    if not ready and process.poll() is not None:
+                        break
+                    if time.monotonic() - heard > silence:
+                        problem = f"{self.name}: {argv[0]} printed nothing for {silence:g} s and was killed"
+                        raise ConnectFailed(problem, "timed out")
+            try:
+                code = process.wait(silence)
+            except subprocess.TimeoutExpired:
+                problem = f"{self.name}: {argv[0]} closed its output and did not end within {silence:g} s"
+                raise ConnectFailed(f"{problem}; it was killed", "timed out") from None
+            self._succeeded(argv, Completed(code, tails["out"], tails["err"]))
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            with process:  # closes its streams
+                process.wait()
+
+    def _start(
+        self, argv: Sequence[str], given: IO[bytes], out: IO[bytes] | int, err: IO[bytes] | int
+    ) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                list(argv),
+                stdin=given,
+                stdout=out,
+                stderr=err,
+                bufsize=0,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if self._mask(value) == value},
+            )
+        except OSError as error:
+            raise PreconditionFailed(f"{self.name}: {argv[0]} cannot be run: {error.strerror}") from None
 
     def tunnel(self, port: int) -> str:
         """Return the address of a port on the loopback."""
@@ -69,3 +127,11 @@ class LocalMachine(Machine):
                 return True
         except OSError:
             return False
+
+
+def _given(stdin: bytes | BinaryIO) -> IO[bytes]:
+    """Return a file of its own, at its start, that holds what a program shall read."""
+    given = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    shutil.copyfileobj(BytesIO(stdin) if isinstance(stdin, bytes) else stdin, given)
+    given.seek(0)
+    return given

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from credscale.core.errors import PreconditionFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
 
 COMMAND_SECONDS = 60.0
+TAIL_BYTES = 65536  # how much of a stream is kept for the message of a program that failed
 _ABSENT, _CLOSED = 44, 45
 # In a folder that we may not enter nothing seems to exist, which must not be taken for its absence.
 _THERE = (
@@ -44,7 +46,7 @@ _LOOK = f'{_THERE}; {_MODE}; exec cat -- "$1"'
 
 @dataclass(frozen=True)
 class Completed:
-    """A program's end: exit code and what it printed."""
+    """A program's end: exit code, negative when a signal ended it, and what it printed."""
 
     code: int
     stdout: bytes
@@ -73,20 +75,39 @@ class Machine(ABC):
         self.name = name
 
     @abstractmethod
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Completed:
+    def run(self, argv: Sequence[str], *, stdin: bytes | BinaryIO = b"", timeout: float = COMMAND_SECONDS) -> Completed:
         """Run a program to its end, whatever its exit code.
 
         A child that it leaves behind may keep the streams open; it is not waited for.
 
         Args:
             argv: program and arguments; visible to every user of the machine, so never a secret.
-            stdin: what the program reads; the way for secrets.
-            timeout: seconds.
+            stdin: what the program reads; the way for secrets. A file opened for reading bytes is sent from where it
+                stands, without ever being held in memory as a whole.
+            timeout: seconds, for connecting too.
 
         Raises:
             ConnectFailed: the machine cannot be reached, or the program did not end in time.
             PreconditionFailed: there is no such program.
         """
+
+    def stream(self, argv: Sequence[str], *, stdin: bytes = b"", silence: float) -> Iterator[bytes]:
+        """Run a program and yield what it prints as it comes, in chunks of any length, until it ended with 0.
+
+        Closing the iterator lets go of the program: here it is killed, elsewhere its output is closed. A machine that
+        cannot do better yields everything at the end.
+
+        Args:
+            argv: as for ``run``.
+            stdin: what the program reads.
+            silence: seconds without any output after which the program or the way to it counts as dead.
+
+        Raises:
+            ConnectFailed: nothing came for ``silence`` seconds (``timed out``), the connection ended before the
+                program did (``broken``), or the machine cannot be reached.
+            PreconditionFailed: there is no such program, or it ended with another exit code; carries what it said.
+        """
+        yield self.must_run(argv, stdin=stdin, timeout=silence).stdout
 
     @abstractmethod
     def tunnel(self, port: int) -> str:
@@ -100,14 +121,18 @@ class Machine(ABC):
         """Close connections and tunnels."""
         return
 
-    def must_run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Completed:
+    def must_run(
+        self, argv: Sequence[str], *, stdin: bytes | BinaryIO = b"", timeout: float = COMMAND_SECONDS
+    ) -> Completed:
         """Run a program that has to succeed.
 
         Raises:
             PreconditionFailed: it ended with another exit code than 0; carries what it said.
             ConnectFailed: as for ``run``.
         """
-        done = self.run(argv, stdin=stdin, timeout=timeout)
+        return self._succeeded(argv, self.run(argv, stdin=stdin, timeout=timeout))
+
+    def _succeeded(self, argv: Sequence[str], done: Completed) -> Completed:
         if done.code:
             raise PreconditionFailed(f"{self.name}: {argv[0]} ended with exit code {done.code}: {done.complaint}")
         return done

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import logging
 import shlex
+import threading
 import time
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
-from credscale.core.machines.machine import COMMAND_SECONDS, Completed, Machine
+from credscale.core.machines.connecting import Way, connect
+from credscale.core.machines.exchange import Exchange, Watchdog
+from credscale.core.machines.login import user_of
+from credscale.core.machines.machine import COMMAND_SECONDS, TAIL_BYTES, Completed, Machine
+from credscale.core.machines.sudo import Sudo
 from credscale.core.machines.tunnel import Tunnel
+from credscale.core.secrets import Secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import BinaryIO
 
-    from fabric import Connection
-
+    from credscale.core.machines.by_hand import ByHand
     from credscale.core.sections import Host
 
-CONNECT_SECONDS = 10.0
-KEEPALIVE_SECONDS = 15
-_CHUNK = 65536
 _NOT_FOUND = 127
 _PROHIBITED = 1  # the reason code of RFC 4254 for a channel that the server does not allow
-_LATE_OUTPUT_SECONDS = 1.0  # output may come after the exit code; a server that forked away holds the stream for ever
+_GRACE_SECONDS = 1.0  # after which a connection that does not even let a call return is broken off
+_SHORTEST = 0.001
 
 
 class SshMachine(Machine):
-    """A machine reached over SSH; connects when first needed.
+    """A machine reached over SSH; connects when first needed, and again after the connection broke.
 
     The inventory alone says how: the user's ``~/.ssh/config`` is not read, so that a run does not depend on who runs
     it. Host keys are looked up in the host's ``known_hosts``, else in ``~/.ssh/known_hosts``.
@@ -38,88 +39,171 @@ class SshMachine(Machine):
     Args:
         name: how the inventory calls it.
         host: how it is reached.
-        jump: the host to go through; None for a direct connection.
+        jump: the machine to go through, whose one connection all behind it share; None for a direct connection.
+        environment: name of the environment, for the commands in messages.
+        resolve: returns the secret behind a reference; called when sudo asks for its password.
     """
 
-    def __init__(self, name: str, host: Host, jump: tuple[str, Host] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        host: Host,
+        jump: SshMachine | None = None,
+        *,
+        environment: str = "",
+        resolve: Callable[[str], str] | None = None,
+    ) -> None:
         super().__init__(name)
-        self._host, self._jump = host, jump
-        self._open: Connection | None = None
+        self._host, self._jump, self._environment = host, jump, environment
+        self._resolve = resolve if resolve is not None else Secrets().resolve
+        self._way: Way | None = None
+        self._connecting = threading.Lock()
         self._tunnels: dict[int, Tunnel] = {}
 
-    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout: float = COMMAND_SECONDS) -> Completed:
+    def run(self, argv: Sequence[str], *, stdin: bytes | BinaryIO = b"", timeout: float = COMMAND_SECONDS) -> Completed:
         """Run a program to its end; see ``Machine.run``."""
+        out, err = bytearray(), bytearray()
+        until = time.monotonic() + timeout
+        problem = f"{self.name}: {argv[0]} did not end within {timeout:g} s"
+        with self._started(argv, stdin, timeout, problem) as (exchange, sudo, _):
+            while not exchange.ended:
+                remaining = until - time.monotonic()
+                if remaining <= 0:
+                    raise ConnectFailed(problem + _waiting(sudo), "timed out")
+                more, complaint = exchange.step(remaining)
+                out += more
+                err += complaint
+        return self._finished(Completed(exchange.code, bytes(out), bytes(err)), argv, sudo)
+
+    def stream(self, argv: Sequence[str], *, stdin: bytes = b"", silence: float) -> Iterator[bytes]:
+        """Run a program and yield what it prints as it comes; see ``Machine.stream``."""
+        out, err = b"", b""
+        problem = f"{self.name}: {argv[0]} printed nothing for {silence:g} s, so the connection was closed"
+        with self._started(argv, stdin, silence, problem) as (exchange, sudo, watchdog):
+            heard = time.monotonic()
+            while not exchange.ended:
+                remaining = heard + silence - time.monotonic()
+                if remaining <= 0:
+                    raise ConnectFailed(problem + _waiting(sudo), "timed out")
+                more, complaint = exchange.step(remaining)
+                out, err = (out + more)[-TAIL_BYTES:], (err + complaint)[-TAIL_BYTES:]
+                if more:
+                    watchdog.calm(float("inf"))  # what the caller does meanwhile is not the program's silence
+                    yield more
+                if more or complaint:
+                    heard = time.monotonic()
+                    watchdog.calm(silence + _GRACE_SECONDS)
+        self._succeeded(argv, self._finished(Completed(exchange.code, out, err), argv, sudo))
+
+    @contextmanager
+    def _started(
+        self, argv: Sequence[str], stdin: bytes | BinaryIO, seconds: float, late: str
+    ) -> Iterator[tuple[Exchange, Sudo | None, Watchdog]]:
+        """Start a program, and end the way it runs over when that failed: a new one is made when next needed.
+
+        Args:
+            argv: program and arguments.
+            stdin: what it reads.
+            seconds: until the time is up, for connecting too.
+            late: what to say when it is.
+        """
         from paramiko import SSHException
 
-        words = ["sudo", "-n", "--", *argv] if self._host.sudo else list(argv)
-        deadline = time.monotonic() + timeout
+        until = time.monotonic() + seconds
+        sudo = self._sudo()
+        command = shlex.join(argv if sudo is None else sudo.words(argv))
+        way, channel = self._session(until, late)
+        watchdog = Watchdog(until + _GRACE_SECONDS - time.monotonic(), way.break_off())
         try:
-            # Not fabric's run(): it decodes what is printed, and feeds standard input a character every 10 ms.
-            with self._transport().open_session(timeout=CONNECT_SECONDS) as channel:
-                channel.settimeout(timeout)
-                channel.exec_command(shlex.join(words))
-                channel.sendall(stdin)
-                channel.shutdown_write()
-                done = self._collect(channel, deadline)
+            # Not fabric: its run() decodes what is printed, and feeds standard input a character every 10 ms.
+            with watchdog, channel:
+                yield Exchange(channel, command, stdin, sudo), sudo, watchdog
         except (SSHException, OSError, EOFError) as error:
+            way.close()
+            if watchdog.bitten:
+                raise ConnectFailed(late + _waiting(sudo), "timed out") from None
             raise ConnectFailed(
-                f"{self.name}: {argv[0]} did not end within {timeout:.0f} s or the connection broke "
-                f"({type(error).__name__}: {error})"
+                f"{self.name}: the connection broke while {argv[0]} ran ({_told(error)}). Whether it went on there is "
+                "unknown: run the same command again, every step looks first",
+                "broken",
             ) from None
+        except ConnectFailed:
+            way.close()  # nobody knows whether it still carries anything
+            raise
+
+    def _session(self, until: float, late: str, *, again: bool = True) -> tuple[Way, Any]:
+        """Return the way and a session on it; a way that ended since it was used last is replaced, but only once."""
+        from paramiko import ChannelException, SSHException
+
+        way = self.way(until - time.monotonic())
+        remaining = max(_SHORTEST, until - time.monotonic())
+        try:
+            with Watchdog(remaining + _GRACE_SECONDS, way.break_off()):
+                return way, way.transport.open_session(timeout=remaining)
+        except ChannelException as error:
+            raise ConnectFailed(
+                f"{self.name}: sshd opens no further session on this connection ({error.text}). Raise MaxSessions "
+                "in its sshd_config",
+                "refused",
+            ) from None
+        except (SSHException, OSError, EOFError) as error:
+            way.close()
+            if time.monotonic() >= until:
+                raise ConnectFailed(late, "timed out") from None
+            if again:
+                return self._session(until, late, again=False)
+            raise ConnectFailed(f"{self.name}: the connection broke ({_told(error)})", "broken") from None
+
+    def _finished(self, done: Completed, argv: Sequence[str], sudo: Sudo | None) -> Completed:
+        """Tell apart a program's end from one that never started."""
+        if sudo is not None and not sudo.started:
+            raise sudo.refusal(done.code)
         if done.code == _NOT_FOUND and not done.stdout:
             raise PreconditionFailed(f"{self.name}: {argv[0]} cannot be run: {done.complaint}")
         return done
 
-    def _collect(self, channel: Any, deadline: float) -> Completed:
-        """Read both streams until they end, or until the program did and nothing more comes."""
-        out, err, ended = bytearray(), bytearray(), 0.0
-        while True:
-            now = time.monotonic()
-            quiet = True
-            while channel.recv_ready():
-                out += channel.recv(_CHUNK)
-                quiet = False
-            while channel.recv_stderr_ready():
-                err += channel.recv_stderr(_CHUNK)
-                quiet = False
-            if channel.exit_status_ready() and quiet:
-                ended = ended or now
-                if channel.eof_received or now - ended > _LATE_OUTPUT_SECONDS:
-                    break
-            if channel.closed and not channel.exit_status_ready():
-                raise EOFError("the connection was closed before the program ended")
-            if now >= deadline:
-                raise TimeoutError("timed out")
-            if quiet:
-                time.sleep(0.005)
-        while channel.recv_ready():
-            out += channel.recv(_CHUNK)
-        while channel.recv_stderr_ready():
-            err += channel.recv_stderr(_CHUNK)
-        return Completed(channel.recv_exit_status(), bytes(out), bytes(err))
+    def _sudo(self) -> Sudo | None:
+        reference = self._host.sudo
+        if isinstance(reference, str):
+            return Sudo(self.name, lambda: self._resolve(reference), reference)
+        return Sudo(self.name, None, "") if reference else None
+
+    def by_hand(self) -> ByHand:
+        """Return fabric's connection over this one: ``run``, ``put``, ``get``, ``forward_local``, as in a fabfile.
+
+        For troubleshooting in a notebook: nothing of it is journalled, and it builds shell texts as fabric does.
+        """
+        from credscale.core.machines.by_hand import ByHand
+
+        return ByHand(self._host.address, user_of(self._host), self._host.port, lambda: self.way().transport)
 
     def tunnel(self, port: int) -> str:
         """Return the path of a socket, open to this user alone, that leads to a port of the machine's loopback."""
         if port not in self._tunnels:
-            self._tunnels[port] = Tunnel(self._transport, port, self.name)
+            self._tunnels[port] = Tunnel(lambda: self.way().transport, port, self.name)
         return self._tunnels[port].path
 
     def listens(self, port: int) -> bool:
         """Tell whether somebody listens on a port of the machine's loopback."""
         from paramiko import ChannelException, SSHException
 
+        way = self.way()
+        seconds = self._host.connect_timeout
+        ends = ("127.0.0.1", port), ("127.0.0.1", 0)
         try:
-            way = ("127.0.0.1", port), ("127.0.0.1", 0)
-            self._transport().open_channel("direct-tcpip", *way, timeout=CONNECT_SECONDS).close()
+            with Watchdog(seconds + _GRACE_SECONDS, way.break_off()):
+                way.transport.open_channel("direct-tcpip", *ends, timeout=seconds).close()
         except ChannelException as error:
             if error.code == _PROHIBITED:
                 raise ConnectFailed(
                     f"{self.name}: sshd forbids forwarding, by which we look whether a port is taken. "
-                    "Set AllowTcpForwarding local there"
+                    "Set AllowTcpForwarding local there",
+                    "refused",
                 ) from None
             return False
         except (SSHException, OSError, EOFError) as error:
-            raise ConnectFailed(f"{self.name}: the connection broke ({type(error).__name__}: {error})") from None
+            way.close()
+            raise ConnectFailed(f"{self.name}: the connection broke ({_told(error)})", "broken") from None
         return True
 
     def close(self) -> None:
@@ -127,93 +211,43 @@ class SshMachine(Machine):
         for tunnel in self._tunnels.values():
             tunnel.close()
         self._tunnels.clear()
-        if self._open is not None:
-            gateway = self._open.gateway
-            self._open.close()
-            if gateway is not None:
-                gateway.close()
-            self._open = None
+        if self._way is not None:
+            self._way.close()
+            self._way = None
 
-    def _transport(self) -> Any:
-        """Return the live transport, connecting when there is none; a broken one is replaced."""
-        from paramiko import BadHostKeyException, SSHException
-        from paramiko.ssh_exception import AuthenticationException
+    def way(self, seconds: float = float("inf")) -> Way:
+        """Return the open connection; one that broke is replaced, and tunnels then lead through the new one.
 
-        if self._open is not None and not self._open.is_connected:
-            self.close()
-        if self._open is None:
-            jump = _connection(*self._jump, None) if self._jump is not None else None
-            connection = _connection(self.name, self._host, jump)
-            where = f"{self.name} ({self._host.address}:{self._host.port})"
-            try:
-                _open(connection)
-            except BadHostKeyException as error:
-                raise ConnectFailed(
-                    f"the host key of {error.hostname} is not the one known: expected "
-                    f"{fingerprint(error.expected_key)}, it showed {fingerprint(error.key)}. Nothing was sent. "
-                    f"Either the machine was set up anew or somebody answers in its place: "
-                    f"find out which, then remove the old key with: ssh-keygen -R {shlex.quote(error.hostname)}"
-                ) from None
-            except AuthenticationException as error:
-                raise ConnectFailed(
-                    f"{where} refused the login of {connection.user}: {error}. Check user and key in the "
-                    "section hosts, and that the agent holds the key (ssh-add -l)"
-                ) from None
-            except (SSHException, OSError, EOFError) as error:
-                raise ConnectFailed(f"{where} cannot be reached over SSH: {error or type(error).__name__}") from None
-            connection.transport.set_keepalive(KEEPALIVE_SECONDS)
-            self._open = connection
-        return self._open.transport
+        Args:
+            seconds: to connect at most, when that is less than the host's ``connect_timeout``.
+
+        Raises:
+            ConnectFailed: the machine cannot be reached.
+        """
+        until = time.monotonic() + seconds
+        with self._connecting:
+            if self._way is None or not self._way.open:
+                if self._way is not None:
+                    self._way.close()
+                self._way = None
+                jump = self._jump.way(seconds) if self._jump is not None else None
+                try:
+                    self._way = self._connect(jump, until)
+                except ConnectFailed:
+                    if self._jump is None or jump is None or not jump.ends():
+                        raise
+                    self._way = self._connect(self._jump.way(until - time.monotonic()), until)  # it was dead before
+            return self._way
+
+    def _connect(self, jump: Way | None, until: float) -> Way:
+        through = (self._jump.name, jump) if self._jump is not None and jump is not None else None
+        limit = until - time.monotonic()
+        return connect(self.name, self._host, through, limit=limit, environment=self._environment)
 
 
-def _open(connection: Connection) -> None:
-    """Connect; on failure nothing stays open, of the jump host neither."""
-    try:
-        connection.open()
-    except BaseException:
-        connection.close()
-        if connection.gateway is not None:
-            connection.gateway.close()
-        raise
+def _waiting(sudo: Sudo | None) -> str:
+    return sudo.waiting() if sudo is not None and not sudo.started else ""
 
 
-def _connection(name: str, host: Host, gateway: Connection | None) -> Connection:
-    """Return an unopened connection that refuses unknown host keys; fabric's own accepts any."""
-    from fabric import Config, Connection
-
-    logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it would print is raised as well
-    known = str(Path(host.known_hosts or "~/.ssh/known_hosts").expanduser())
-
-    class Strict:
-        """Refuse a machine whose key nobody has confirmed, and say how to confirm it."""
-
-        def missing_host_key(self, _client: Any, _hostname: str, key: Any) -> None:
-            scan = shlex.join(["ssh-keyscan", "-p", str(host.port), "-t", scan_type(key.get_name()), host.address])
-            raise ConnectFailed(
-                f"the host key of {name} ({host.address}:{host.port}) is not in {known}, so nothing was sent. "
-                f"It showed {key.get_name()} {fingerprint(key)}. Compare that with what the machine itself "
-                f"says (on its console: ssh-keygen -lf /etc/ssh/ssh_host_{scan_type(key.get_name())}_key.pub). "
-                f"If they are equal, accept it with: {scan} >> {shlex.quote(known)}"
-            )
-
-    options: dict[str, Any] = {"banner_timeout": CONNECT_SECONDS, "auth_timeout": CONNECT_SECONDS}
-    if host.key is not None:
-        options |= {"key_filename": str(Path(host.key).expanduser()), "look_for_keys": False}
-    connection = Connection(
-        host.address, user=host.user, port=host.port, gateway=gateway, connect_timeout=int(CONNECT_SECONDS),
-        connect_kwargs=options, config=Config(overrides={"load_ssh_configs": False}),
-    )  # fmt: skip
-    if Path(known).is_file():
-        connection.client.load_system_host_keys(known)
-    connection.client.set_missing_host_key_policy(Strict())
-    return connection
-
-
-def scan_type(name: str) -> str:
-    """Return how ssh-keyscan and the files in /etc/ssh call a type of key."""
-    return "rsa" if "rsa" in name else "ecdsa" if "ecdsa" in name else "ed25519"
-
-
-def fingerprint(key: Any) -> str:
-    """Return a key's fingerprint as OpenSSH prints it."""
-    return "SHA256:" + base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__

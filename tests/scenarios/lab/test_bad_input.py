@@ -33,7 +33,7 @@ def invoke(stage: Stage, *words: str, **extra: str) -> tuple[int, str]:
         (("--window", "2am-6am"), 2, ["HH:MM"]),
         (("--window", "02:00-02:00"), 2, ["02:00"]),
         (("--shard-key", "createdAt:-1"), 2, ["createdAt"]),
-        (("--on", "bastion"), 3, ["--on bastion", "Nothing was changed"]),
+        (("--on", "bastion"), 2, ["--on bastion: no such host", "Nothing was changed"]),
         (("--namespace", "credibility_test_absent.analyses"), 1, ["credibility_test_absent.analyses"]),
         (("--namespace", "nodots"), 2, ["nodots"]),
     ],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +14,10 @@ from credscale.core.environment import load
 from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.core.machines import SshMachine
 from credscale.lab.processes import free_ports
-from credscale.testing import require, wait_for
+from credscale.testing import require
 from tests.scenarios.mongo_deploy.conftest import answers
 from tests.scenarios.mongo_deploy.test_build import deploy, shards_of
+from tests.scenarios.sshd import ADDRESS, Sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,64 +25,7 @@ if TYPE_CHECKING:
     from tests.scenarios.mongo_deploy.conftest import Site
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(300)]
-ADDRESS = "127.0.0.2"  # the loopback too, but not a name that can only mean this machine
 EVIL = "a b;touch $(x) 'y' \"z\" \\ *"
-
-
-def make_key(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=30)
-    return path
-
-
-class Sshd:
-    """An sshd of this user on a port of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, (self.port,) = folder, free_ports(1)
-        self.program = require("ssh")
-        folder.mkdir()
-        self.key = make_key(folder / "user")
-        self.known_hosts = folder / "known_hosts"
-        (folder / "authorized").write_text((folder / "user.pub").read_text())
-        make_key(folder / "host")
-        if os.geteuid() == 0:
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self.start()
-
-    def start(self) -> None:
-        settings = [
-            f"Port {self.port}", f"ListenAddress {ADDRESS}", f"HostKey {self.folder}/host", "UsePAM no",
-            f"AuthorizedKeysFile {self.folder}/authorized", "StrictModes no", "PasswordAuthentication no",
-            f"PidFile {self.folder}/pid", "PermitRootLogin prohibit-password",
-            f"SetEnv HOME={self.folder}",  # the user's own .bashrc may take its time
-        ]  # fmt: skip
-        (self.folder / "config").write_text("\n".join(settings) + "\n")
-        command = [self.program, "-D", "-e", "-f", str(self.folder / "config")]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log)
-        wait_for(lambda: answers(f"{ADDRESS}:{self.port}"))
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=10)
-
-    def accept(self) -> None:
-        """Accept the host key as an administrator would who compared it."""
-        public = " ".join((self.folder / "host.pub").read_text().split()[:2])
-        self.known_hosts.write_text(f"[{ADDRESS}]:{self.port} {public}\n")
-
-    def fingerprint(self) -> str:
-        told = subprocess.run(
-            ["ssh-keygen", "-lf", str(self.folder / "host.pub")], capture_output=True, text=True, check=True, timeout=30
-        )
-        return told.stdout.split()[1]
-
-    @property
-    def host(self) -> dict[str, Any]:
-        return {
-            "address": ADDRESS, "port": self.port, "user": getpass.getuser(), "key": str(self.key),
-            "known_hosts": str(self.known_hosts),
-        }  # fmt: skip
 
 
 @pytest.fixture
@@ -129,29 +71,22 @@ def test_a_cluster_is_built_and_survives_the_connection(site: Site, sshd: Sshd) 
     assert sorted({path.stat().st_mode & 0o777 for path in (site.folder / "mongo").glob("*/key")}) == [0o400]
 
 
-def test_an_unknown_host_key_is_refused_until_it_is_accepted(site: Site, sshd: Sshd) -> None:
+def test_an_unknown_host_key_is_refused(site: Site, sshd: Sshd) -> None:
     describe(site, sshd)
-    machine = SshMachine("remote", load(str(site.folder / "site.yaml")).hosts["remote"])
+    machine = SshMachine("remote", load(str(site.folder / "site.yaml")).hosts["remote"], environment="site")
     with pytest.raises(ConnectFailed, match="so nothing was sent") as caught:
         machine.run(["true"])
-    message = str(caught.value)
-    assert sshd.fingerprint() in message
-    command = re.search(r"accept it with: (.+)$", message)
+    command = re.search(r"accept it with: (.+)$", str(caught.value))
     assert command is not None
-    assert shlex.split(command[1])[0] == "ssh-keyscan"
-    subprocess.run(command[1], shell=True, check=True, timeout=30, capture_output=True)  # noqa: S602 - as the user would
-    assert machine.run(["true"]).code == 0
-    machine.close()
+    expected = "invoke hosts.accept-host-key --env site --host remote --fingerprint " + sshd.fingerprint()
+    assert shlex.split(command[1]) == expected.split()
 
 
 def test_a_changed_host_key_is_refused(machine: SshMachine, sshd: Sshd) -> None:
     assert machine.run(["true"]).code == 0
     machine.close()
-    sshd.end()
-    (sshd.folder / "host").unlink()
     old = sshd.fingerprint()
-    make_key(sshd.folder / "host")
-    sshd.start()
+    sshd.new_host_key()
     with pytest.raises(ConnectFailed, match="is not the one known") as caught:
         machine.run(["true"])
     assert old in str(caught.value)
@@ -187,7 +122,7 @@ def test_a_jump_host_is_verified_too(site: Site, sshd: Sshd) -> None:
     site.inventory["hosts"]["bastion"] = sshd.host | {"known_hosts": other}
     hosts = load(str(site.write())).hosts
     sshd.accept()
-    behind = SshMachine("remote", hosts["remote"], ("bastion", hosts["bastion"]))
+    behind = SshMachine("remote", hosts["remote"], SshMachine("bastion", hosts["bastion"]))
     with pytest.raises(ConnectFailed, match=r"the host key of bastion .* is not in .*other_known_hosts"):
         behind.run(["true"])
     Path(other).write_text(sshd.known_hosts.read_text())

@@ -1,0 +1,88 @@
+"""How a run's evidence comes back: every file, its hash compared on both ends, then checked as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.evidence import manifest, redact
+
+if TYPE_CHECKING:
+    from credscale.core.secrets import Secrets
+    from credscale.frontends.remote.host import RemoteHost
+
+
+def bring(host: RemoteHost, run: str, folder: Path, secrets: Secrets, signer: str) -> str:
+    """Bring the evidence of a run here; done before, it is compared again.
+
+    Args:
+        host: where it ran.
+        run: its id.
+        folder: where it goes; appears whole or not at all.
+        secrets: none of those known here may stand in it.
+        signer: fingerprint of the host's key, told by the host itself; empty for a run that died before it was signed.
+
+    Returns:
+        what was compared and found, in a sentence.
+
+    Raises:
+        VerificationFailed: a file differs from what the host says it has, or the evidence is not intact.
+        PreconditionFailed: it cannot be written here.
+        ConnectFailed: the connection broke; nothing was left behind.
+    """
+    wanted = host.call("evidence", run)["files"]
+    if not wanted:
+        return f"{host.name} has no evidence of it"
+    data = host.fetch(run)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
+            arrived = Path(scratch) / folder.name
+            arrived.mkdir()
+            _unpack(data, arrived)
+            _compare(host.name, arrived, wanted)
+            leaking = redact.find_secrets(arrived, secrets.values)
+            if leaking:
+                names = ", ".join(path.name for path in leaking)
+                raise VerificationFailed(
+                    f"a secret stands in {names} of the evidence on {host.name}. It was not brought here"
+                )
+            if folder.exists():
+                shutil.rmtree(folder)  # another terminal brought it, or it came while the run was still at work
+            arrived.rename(folder)
+    except OSError as error:
+        raise PreconditionFailed(
+            f"the evidence cannot be written to {folder}: {error.strerror}. It is safe on {host.name}. "
+            f"Make room, then: invoke report.attach {run}"
+        ) from None
+    same = f"{len(wanted)} files came back from {host.name}, their hashes equal on both ends"
+    if not signer:
+        return f"{same}; they are not signed, because the run did not come to its end"
+    found = manifest.verify(folder, trusted={signer})
+    if not found.ok:
+        raise VerificationFailed(f"{same}, but the evidence is not intact: {'; '.join(found.problems)}")
+    return f"{same}; intact, signed on {host.name} with {signer}"
+
+
+def _unpack(data: bytes, folder: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            file = archive.extractfile(member)
+            if file is None or Path(member.name).name != member.name:
+                raise VerificationFailed(f"the evidence has an entry {member.name!r}, which is no plain file")
+            with file, (folder / member.name).open("wb") as target:
+                shutil.copyfileobj(file, target)
+
+
+def _compare(host: str, folder: Path, wanted: dict[str, dict[str, object]]) -> None:
+    arrived = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    expected = {name: each["sha256"] for name, each in wanted.items()}
+    if arrived != expected:
+        names = sorted(name for name in {*arrived, *expected} if arrived.get(name) != expected.get(name))
+        raise VerificationFailed(f"{', '.join(names)} came back from {host} otherwise than it says it has them")

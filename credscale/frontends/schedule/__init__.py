@@ -1,0 +1,1 @@
+"""A runbook for schedulers that a team has already: an Airflow DAG, a Kubernetes Job. There is none of our own."""

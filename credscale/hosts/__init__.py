@@ -1,0 +1,1 @@
+"""The hosts of an environment: disks, clocks, limits, huge pages and versions, asked all at once over SSH."""

@@ -1,0 +1,68 @@
+"""The run on the host: what it tells its terminals, and what it asks them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from credscale.core.errors import Refused
+from credscale.frontends.remote import worker
+from credscale.frontends.remote.worker import Distant, Stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
+
+
+def distant(folder: Path, *, answers: bool = True) -> Distant:
+    return Distant(Stream(folder / "stream.jsonl"), folder, width=100, answers=answers)
+
+
+def told(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "stream.jsonl").read_text().splitlines()]
+
+
+def test_everything_becomes_records(tmp_path: Path) -> None:
+    front = distant(tmp_path)
+    with front.view("Run: example") as view:
+        view.update({"event": "note", "text": "ü\n"})
+    front.console.print("[bold]done[/]", "[yes/no]")
+    records = told(tmp_path)
+    assert records[:3] == [{"title": "Run: example"}, {"event": {"event": "note", "text": "ü\n"}}, {"close": True}]
+    assert "".join(record["said"] for record in records[3:]).startswith("done ")
+
+
+def test_an_answer_is_waited_for(tmp_path: Path) -> None:
+    front = distant(tmp_path)
+    assert front.ask is not None
+    threading.Timer(0.05, (tmp_path / "answer").write_text, ["prod"]).start()
+    assert front.ask("Type prod: ") == "prod"
+    assert told(tmp_path) == [{"ask": "Type prod: "}, {"answered": True}]
+
+
+def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ANSWER_SECONDS", 0.03)
+    front = distant(tmp_path)
+    assert front.ask is not None
+    with pytest.raises(Refused, match="nobody answered .* Nothing was changed"):
+        front.ask("Type prod: ")
+    assert told(tmp_path)[-1] == {"answered": True}
+
+
+def test_stopped_instead_of_answered(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    front = distant(tmp_path)
+    assert front.ask is not None
+    with pytest.raises(Refused, match="stopped before anything was confirmed"):
+        front.ask("Type prod: ")
+
+
+def test_nobody_is_there_to_be_asked(tmp_path: Path) -> None:
+    assert distant(tmp_path, answers=False).ask is None
