@@ -111,16 +111,16 @@ def run_here(runbook: Runbook, flags: Flags, front: Front) -> Outcome:
         request = _prepare(runbook, flags, front)
         folder, secrets = request.folder, secrets_of(request.environment)
         code, status = _run_locked(request, flags, front, key)
-        return Outcome(code, status, folder, len(changes_in(folder)), signer=key.fingerprint)
+        return Outcome(code, status, folder, len(changes_in(folder).made), signer=key.fingerprint)
     except (CredscaleError, KeyboardInterrupt) as error:
         code, status, text = problem_of(error)
         text = secrets.mask(text)
     changes = changes_in(folder)
     say_problem(front.console, runbook, flags, text, changes)
-    if folder is not None and not changes:
+    if folder is not None and not any(changes):
         _drop(folder)
         folder = None
-    return Outcome(code, status, folder, len(changes), text)
+    return Outcome(code, status, folder, len(changes.made), text)
 
 
 def problem_of(error: BaseException) -> tuple[int, str, str]:

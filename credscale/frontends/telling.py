@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from credscale.core.journal import read_journal
 from credscale.frontends.session import JOURNAL
@@ -55,15 +55,15 @@ def tell(console: Console, request: Request, flags: Flags, events: list[dict[str
             if flags.dry_run
             else "done, it only reads"
             if request.runbook.reads_only
-            else f"{len(changes)} changes"
-            if changes
+            else f"{len(changes.made)} changes"
+            if changes.made
             else "nothing had to be changed"
         )
         console.print(f"[bold green]✓ {request.runbook.name}: {done}[/]")
     else:
         console.print(f"[bold red]✗ {request.runbook.name} {status}[/]: ", end="")
         console.print(last.get("text", "no last line in the journal"), markup=False, soft_wrap=True)
-        console.print(changed_so_far(changes), markup=False, soft_wrap=True)
+        console.print(changes.text, markup=False, soft_wrap=True)
     if started.get("engine") == "simulated":
         console.print("[yellow]Engine: simulated lab. This rehearsal did not touch MongoDB.[/]")
 
@@ -81,27 +81,49 @@ def say_where(console: Console, runbook: Runbook, flags: Flags, outcome: Outcome
         console.print(f"Next:     {again(runbook, flags)}", soft_wrap=True, markup=False)
 
 
-def say_problem(console: Console, runbook: Runbook, flags: Flags, text: str, changes: list[str]) -> None:
+def say_problem(console: Console, runbook: Runbook, flags: Flags, text: str, changes: Changes) -> None:
     """Print why a command ended without a run, what was changed, and the next command."""
     console.print(f"[bold red]✗ {runbook.name}[/]: ", end="")
     console.print(text, markup=False, soft_wrap=True)
-    console.print(changed_so_far(changes), markup=False, soft_wrap=True)
+    console.print(changes.text, markup=False, soft_wrap=True)
     console.print(
         f"Next: invoke --help {runbook.name}, or again: {again(runbook, flags)}", markup=False, soft_wrap=True
     )
 
 
-def changes_in(folder: Path | None) -> list[str]:
+class Changes(NamedTuple):
+    """What a run's journal says of its changes.
+
+    Args:
+        made: those that were made, or whose end was not seen.
+        failed: those that failed or were interrupted; a part of such a one may have been made.
+    """
+
+    made: list[str]
+    failed: list[str]
+
+    @property
+    def text(self) -> str:
+        """All of them in words."""
+        lines = [f"  ✎ {change}" for change in self.made]
+        lines += [f"  ✗ {change} (it failed; a part of it may have been made)" for change in self.failed]
+        return "\n".join(["Changed so far:", *lines]) if lines else "Changed so far: nothing"
+
+
+def changes_in(folder: Path | None) -> Changes:
     """Return the changes that a run's journal announces; one that was cut off may have been made."""
     if folder is None or not (folder / JOURNAL).exists():
-        return []
-    changes: dict[tuple[str, int], str] = {}
+        return Changes([], [])
+    made: dict[tuple[str, int], str] = {}
+    failed: dict[tuple[str, int], str] = {}
     for event in read_journal(folder / JOURNAL):
         if event["event"] == "change_started":
-            changes[event["step"], event["change"]] = f"{event['what']} (its end was not seen)"
+            made[event["step"], event["change"]] = f"{event['what']} (its end was not seen)"
         elif event["event"] == "change_finished":
-            changes[event["step"], event["change"]] = event["what"] if event["status"] == "done" else ""
-    return [change for change in changes.values() if change]
+            done = event["status"] == "done"
+            (failed if done else made).pop((event["step"], event["change"]), None)
+            (made if done else failed)[event["step"], event["change"]] = event["what"]
+    return Changes([*made.values()], [*failed.values()])
 
 
 def _tables(request: Request, flags: Flags, events: list[dict[str, Any]], width: int) -> Iterator[Any]:
@@ -125,12 +147,3 @@ def again(runbook: Runbook, flags: Flags) -> str:
         words += [f"--{name.replace('_', '-')}", str(value)]
     switches = {"--dry-run": flags.dry_run, "--yes": flags.yes, "--in-process": flags.in_process, "--json": flags.json}
     return shlex.join(words + [flag for flag, given in switches.items() if given])
-
-
-def changed_so_far(changes: list[str]) -> str:
-    """Return the changes in words."""
-    return (
-        "\n".join(["Changed so far:", *(f"  ✎ {change}" for change in changes)])
-        if changes
-        else "Changed so far: nothing"
-    )

@@ -19,7 +19,7 @@ from credscale.frontends.remote.records import Sent, remember
 from credscale.frontends.remote.watching import watch
 from credscale.frontends.run import Outcome, inputs, problem_of
 from credscale.frontends.session import new_folder
-from credscale.frontends.telling import say_problem
+from credscale.frontends.telling import Changes, say_problem
 
 if TYPE_CHECKING:
     from credscale.core.environment import Environment
@@ -41,7 +41,7 @@ def run_on(runbook: Runbook, flags: Flags, front: Terminal) -> Outcome:
     except (CredscaleError, KeyboardInterrupt) as error:
         code, status, text = problem_of(error)
         text = secrets.mask(text)
-        say_problem(front.console, runbook, flags, text, [])
+        say_problem(front.console, runbook, flags, text, Changes([], []))
         return Outcome(code, status, problem=text)
 
 

@@ -10,7 +10,7 @@ from credscale.frontends.remote.following import Detached, follow
 from credscale.frontends.remote.preparing import patiently
 from credscale.frontends.remote.records import Sent, forget
 from credscale.frontends.run import FAILED, Outcome
-from credscale.frontends.telling import changed_so_far, changes_in
+from credscale.frontends.telling import changes_in
 
 if TYPE_CHECKING:
     from credscale.core.secrets import Secrets
@@ -55,9 +55,9 @@ def watch(host: RemoteHost, sent: Sent, secrets: Secrets, front: Terminal) -> Ou
         return Outcome(ended["code"], status, sent.folder, ended["changes"], ended["problem"], ended["signer"])
     changes = changes_in(sent.folder)
     words = last["died"].splitlines()
-    why = f"{words[-1] if words else NO_WORDS}. Running it again goes on from there\n{changed_so_far(changes)}\n{told}"
+    why = f"{words[-1] if words else NO_WORDS}. Running it again goes on from there\n{changes.text}\n{told}"
     _say(front, f"✗ {sent.runbook} was killed on {host.name}", why)
-    return Outcome(FAILED, status, sent.folder if sent.folder.exists() else None, len(changes))
+    return Outcome(FAILED, status, sent.folder if sent.folder.exists() else None, len(changes.made))
 
 
 def _say(front: Terminal, verdict: str, text: str) -> None:
