@@ -14,6 +14,12 @@ settings.load_profile("credscale")
 __all__ = ["isolated", "lab", "lab_client", "no_network"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the scenarios where several workers run: they wait for processes, and quick tests fill the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("scenario") is None)
+
+
 @pytest.fixture(autouse=True)
 def _guards(no_network: None, isolated: object) -> None:
     """Apply both guards to every test."""
