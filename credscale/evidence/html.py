@@ -138,7 +138,7 @@ def _facts(story: Story, folder: Path) -> str:
         ("Where", _safe(about.get("environment", "-"))),
         ("Engine", _safe(about.get("engine") or "unknown")),
         ("Target", _plainly(about.get("target"))),
-        ("Who", _safe(f"{about.get('operator', 'unknown')}@{about.get('host', 'unknown')}")),
+        ("Who", _who(about)),
         ("Started", _time(str(about.get("time") or ""))),
         ("Finished", f"{finished} ({duration})"),
     ]
@@ -149,6 +149,12 @@ def _facts(story: Story, folder: Path) -> str:
     cells = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in narrow)
     cells += "".join(f'<dt>{name}</dt><dd class="wide">{value}</dd>' for name, value in wide)
     return f'<dl class="facts">{cells}</dl>'
+
+
+def _who(about: dict[str, Any]) -> str:
+    """Return whose process ran it where, and who sent it there from another machine."""
+    there = _safe(f"{about.get('operator', 'unknown')}@{about.get('host', 'unknown')}")
+    return f"{there}, sent by {_safe(about['requested_by'])}" if about.get("requested_by") else there
 
 
 def _plan(path: Path) -> str:

@@ -33,7 +33,9 @@ __all__ = ["SigningKey", "Verification", "journal_head", "load_or_create_key", "
 
 MANIFEST, SIGNATURE, JOURNAL = "manifest.json", "manifest.sig", "journal.jsonl"
 _PACKAGES = ("credscale", "invoke", "papermill", "nbconvert", "nbformat", "ipykernel", "pymongo", "cryptography")
-_ABOUT_RUN = ("run", "runbook", "environment", "engine", "target", "operator", "host", "ticket", "dry_run")
+_ABOUT_RUN = (
+    "run", "runbook", "environment", "engine", "target", "operator", "host", "requested_by", "ticket", "dry_run",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def seal(folder: Path, secrets: Secrets, key: SigningKey, results: list[Result] 
     if leaking:
         names = ", ".join(path.name for path in leaking)
         raise CredscaleError(f"a secret stands in {names} of {folder}. It was not signed; do not pass it on")
-    manifest.write_manifest(folder, _info(events))
+    manifest.write_manifest(folder, {})
     manifest.sign(folder, key)
 
 
@@ -48,9 +48,3 @@ def _finish_notebook(folder: Path, events: list[dict[str, Any]], results: list[R
     if results is not None:
         content = notebook.fill_outputs(content, results)
     nbformat.write(notebook.correct_statuses(content, events), executed)
-
-
-def _info(events: list[dict[str, Any]]) -> dict[str, Any]:
-    started = next((event for event in events if event["event"] == "run_started"), {})
-    wanted = ("run", "runbook", "environment", "engine", "target", "operator", "host", "ticket", "dry_run")
-    return {key: started[key] for key in wanted if key in started}

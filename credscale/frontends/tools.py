@@ -197,8 +197,9 @@ def show(c: Context, run: str = "last", svg: str = "") -> None:  # noqa: ARG001
     view, ending = RunView(console, f"Run {folder.name}"), "killed: the journal has no last line"
     for event in read_journal(folder / "journal.jsonl"):
         if event["event"] == "run_started":
-            for key in ("runbook", "environment", "target", "engine", "operator", "ticket"):
-                console.print(f"{key + ':':13}{event.get(key, '')}", markup=False)
+            for key in ("runbook", "environment", "target", "engine", "operator", "requested_by", "ticket"):
+                if key != "requested_by" or key in event:
+                    console.print(f"{key.replace('_', ' ') + ':':13}{event.get(key, '')}", markup=False)
         if event["event"] in ("step_finished", "note") or not console.is_terminal:
             view.update(event)
         if event["event"] == "run_finished":

@@ -79,6 +79,10 @@ def test_first_screen_says_who_what_where_when(folder: Path, new_run: Any) -> No
     assert "invoke report.verify" in page
 
 
+def test_a_run_on_another_machine_says_who_sent_it(folder: Path, new_run: Any) -> None:
+    assert "ana@ops1, sent by ada@&lt;laptop&gt;" in _report(new_run(folder, requested_by="ada@<laptop>"))
+
+
 @pytest.mark.parametrize(("engine", "simulated"), [("simulated", True), ("mongodb 4.4.6", False)])
 def test_a_simulated_engine_cannot_be_overlooked(folder: Path, new_run: Any, engine: str, simulated: bool) -> None:
     assert (SIMULATED in _report(new_run(folder, engine=engine))) == simulated
