@@ -74,14 +74,9 @@ class Secrets:
 
 
 def _read(reference: str, kind: str, name: str) -> str:
-    """Return what this machine has behind a reference, or else what was handed to this process."""
-    try:
-        return _READERS[kind](name)
-    except (EnvironmentInvalid, MissingExtra):
-        given = handed.values().get(reference)
-        if given is None:
-            raise
-        return given
+    """Return what was handed to this process, because this machine lacks it, or else what this machine has."""
+    given = handed.values().get(reference)
+    return given if given is not None else _READERS[kind](name)
 
 
 def _from_environment(name: str) -> str:
@@ -103,7 +98,10 @@ def _from_keyring(name: str) -> str:
     except ImportError:
         raise MissingExtra("keyring", "keyring", "a keyring: reference") from None
     service, _, user = name.partition("/")
-    value = keyring.get_password(service, user)
+    try:
+        value = keyring.get_password(service, user)
+    except keyring.errors.KeyringError as error:
+        raise EnvironmentInvalid(f"the keyring cannot be asked: {type(error).__name__}") from None
     if value is None:
         raise EnvironmentInvalid(f"the keyring has no entry {service!r} for user {user!r}")
     return str(value)

@@ -172,8 +172,17 @@ def _about_run(journal: Path) -> dict[str, Any]:
     return {key: first[key] for key in _ABOUT_RUN if key in first}
 
 
+def commit_text() -> str:
+    """Return the commit of the working folder's repository as one text, for a run that is sent elsewhere."""
+    found = _git()
+    return f"{found['commit']} {found['dirty']}"
+
+
 def _git() -> dict[str, Any]:
-    """Return the commit of the working folder's repository, where tasks and runbooks come from."""
+    """Return the commit where tasks and runbooks come from: here, or on the machine that sent this run."""
+    sent = os.environ.get("CREDSCALE_COMMIT", "").split()
+    if len(sent) == 2:
+        return {"commit": sent[0], "dirty": {"True": True, "False": False}.get(sent[1], "unknown")}
     commit = _run_git("rev-parse", "--verify", "HEAD")
     if commit is None:
         return {"commit": "unknown", "dirty": "unknown"}

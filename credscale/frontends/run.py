@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.context import STOP_FILE
-from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, Refused, RunFailed, UnknownTarget
+from credscale.core.errors import (
+    CredscaleError,
+    EnvironmentInvalid,
+    MissingExtra,
+    Refused,
+    RunFailed,
+    Stopped,
+    UnknownTarget,
+)
 from credscale.core.journal import read_journal, run_status, to_json
 from credscale.core.lock import lock_file
 from credscale.core.secrets import Secrets
@@ -66,18 +74,20 @@ class Outcome:
     Args:
         code: the exit code of the contract.
         status: of the run, or ``invalid``, ``refused``, ``detached``.
-        folder: the run's artifact folder; None where there is no run to speak of.
-        changes: how many changes were made, or may have been.
-        problem: why there was no run; empty when there was.
+        folder: the run's artifact folder; None where there is none, or not here.
+        changes: how many changes were made, or may have been; None where that is not known here.
+        problem: why there was no run, or what was wrong besides it; empty when nothing was.
         signer: fingerprint of the key that signed the evidence; empty without any.
+        run: the run's id, where its folder is not here.
     """
 
     code: int
     status: str
     folder: Path | None = None
-    changes: int = 0
+    changes: int | None = 0
     problem: str = ""
     signer: str = ""
+    run: str | None = None
 
 
 def run(runbook: Runbook, flags: Flags) -> int:
@@ -127,10 +137,12 @@ def problem_of(error: BaseException) -> tuple[int, str, str]:
     """Return exit code, status and sentence for what kept a run from its end."""
     if isinstance(error, EnvironmentInvalid | UnknownTarget | MissingExtra):
         return INVALID, "invalid", str(error)
-    if isinstance(error, Refused):
+    if isinstance(error, Refused | Stopped):  # a run that has begun says by itself that it was stopped
         return REFUSED, "refused", str(error)
     if isinstance(error, KeyboardInterrupt):
         return FAILED, "interrupted", "interrupted by the operator"
+    if isinstance(error, OSError):
+        return FAILED, "failed", f"{error.strerror or error}: {error.filename or type(error).__name__}"
     return FAILED, "failed", str(error)
 
 
@@ -183,6 +195,7 @@ def _run_locked(request: Request, flags: Flags, front: Front, key: SigningKey) -
             (request.folder / PLAN_JOURNAL).rename(request.folder / JOURNAL)
             return _seal_and_tell(request, flags, front.console, key)
         policy.confirm(request.environment.policy, request.environment.name, planned, yes=flags.yes, ask=front.ask)
+        policy.check(request.environment, request.ticket)  # the window may have closed while the question stood
         results = _execute(request, flags, front)
         return _seal_and_tell(request, flags, front.console, key, results)
     finally:
@@ -301,7 +314,7 @@ def _drop(folder: Path) -> None:
 
 def _answer(outcome: Outcome) -> dict[str, Any]:
     answer = {
-        "run": outcome.folder.name if outcome.folder is not None else None,
+        "run": outcome.folder.name if outcome.folder is not None else outcome.run,
         "status": outcome.status,
         "artifacts": str(outcome.folder) if outcome.folder is not None else None,
         "changes": outcome.changes,

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import Clients
 from credscale.core.environment import load
-from credscale.core.errors import ConnectFailed, EnvironmentInvalid, PreconditionFailed, UnknownTarget
+from credscale.core.errors import ConnectFailed, EnvironmentInvalid, UnknownTarget
 from credscale.core.machines.fanout import fan_out
 from credscale.frontends.masking import secrets_of
 from credscale.frontends.remote.host import RemoteHost
-from credscale.frontends.remote.records import Sent, find, remember
+from credscale.frontends.remote.records import Sent, away, chosen, remember
 from credscale.frontends.remote.watching import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from credscale.core.environment import Environment
     from credscale.core.machines import Machine
     from credscale.frontends.front import Terminal
@@ -41,18 +39,21 @@ def attach(run: str, env: str, on: str, front: Terminal) -> tuple[Sent, Outcome]
         UnknownTarget: no such run, here or on the hosts.
         ConnectFailed: a host that was named cannot be reached.
     """
-    sent = find(run) if not on else None
+    here = [sent for sent in away() if (not env or load(env).name == sent.environment) and on in ("", sent.on)]
+    sent = chosen(run, here)
     if sent is None and not env:
         raise UnknownTarget(
             f"no run {run!r} was sent from here and is still away. One that was sent from another machine, or that is "
             f"back: invoke report.attach {run} --env NAME (asks the environment's hosts), or invoke report.list"
         )
-    environment = load(sent.env if sent is not None else env)
+    environment = load(env or (sent.env if sent is not None else env))
     secrets = secrets_of(environment)
     with closing(Clients(environment, secrets)) as clients:
         if sent is None:
             sent = _search(environment, clients, run, env, on)
             remember(sent)
+        told = f"{sent.runbook} on {sent.environment}, run {sent.run} on {sent.on}"
+        front.console.print(told, markup=False, soft_wrap=True)
         host = RemoteHost(clients.machine(sent.on), environment.hosts[sent.on])
         return sent, watch(host, sent, secrets, front)
 
@@ -66,28 +67,25 @@ def _search(environment: Environment, clients: Clients, run: str, env: str, on: 
         raise EnvironmentInvalid(f"--on {on}: no such host in {environment.path}. It has: {known}")
 
     def runs(machine: Machine) -> Any:
-        return RemoteHost(machine, environment.hosts[machine.name]).call("runs", timeout=LOOK_SECONDS)["runs"]
+        host = RemoteHost(machine, environment.hosts[machine.name])
+        return host.call("runs", timeout=LOOK_SECONDS)["runs"] if host.has_runs() else []
 
     answers = fan_out([clients.machine(name) for name in names], runs, timeout=LOOK_SECONDS)
-    there = [(answer.host, each) for answer in answers if not answer.why for each in answer.value or ()]
-    silent = [f"{answer.host} ({answer.problem})" for answer in answers if answer.why]
+    there = [
+        Sent(each["run"], each["runbook"], environment.name, env, answer.host, _flags_of(each))
+        for answer in answers
+        for each in answer.value or ()
+        if each["environment"] == environment.name
+    ]
+    silent = [answer.text for answer in answers if answer.why]
     if on and silent:
-        raise ConnectFailed(f"{silent[0]} cannot be asked for its runs")
-    found = _chosen(run, [(name, each) for name, each in there if each["environment"] == environment.name])
-    if not found:
+        raise ConnectFailed(f"{silent[0]}. So it cannot be asked for its runs")
+    found = chosen(run, there)
+    if found is None:
         more = f" Not asked: {'; '.join(silent)}." if silent else ""
         raise UnknownTarget(f"no run {run!r} of {environment.name} is on {', '.join(names)}.{more}")
-    if len(found) > 1:
-        listed = ", ".join(f"{each['run']} on {name}" for name, each in found[:5])
-        raise PreconditionFailed(f"{len(found)} runs begin with {run!r}: {listed}. Give more of the id")
-    name, each = found[0]
-    flags = {key: value for key, value in each["flags"].items() if key not in ("env", "on")}
-    return Sent(each["run"], each["runbook"], environment.name, env, name, flags)
+    return found
 
 
-def _chosen(run: str, there: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
-    if run == "last":
-        return sorted(there, key=lambda each: each[1]["run"])[-1:]
-    return [
-        each for each in there if each[1]["run"].startswith(run) or each[1]["run"].partition("-")[2].startswith(run)
-    ]
+def _flags_of(told: dict[str, Any]) -> dict[str, object]:
+    return {key: value for key, value in told["flags"].items() if key not in ("env", "on")}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from credscale.core.secrets import Secrets
     from credscale.frontends.remote.host import RemoteHost
 
+LOCK = Path(".credscale/remote/evidence.lock")  # two terminals of one checkout may watch the same run
+
 
 def bring(host: RemoteHost, run: str, folder: Path, secrets: Secrets, signer: str) -> str:
     """Bring the evidence of a run here; done before, it is compared again.
@@ -46,42 +48,73 @@ def bring(host: RemoteHost, run: str, folder: Path, secrets: Secrets, signer: st
             arrived = Path(scratch) / folder.name
             arrived.mkdir()
             _unpack(data, arrived)
-            _compare(host.name, arrived, wanted)
-            leaking = redact.find_secrets(arrived, secrets.values)
-            if leaking:
-                names = ", ".join(path.name for path in leaking)
-                raise VerificationFailed(
-                    f"a secret stands in {names} of the evidence on {host.name}. It was not brought here"
-                )
+            told = _judge(host.name, arrived, wanted, secrets, signer)
+            if folder.is_dir() and manifest.verify(folder).ok:
+                if _read(folder / manifest.MANIFEST) == _read(arrived / manifest.MANIFEST):
+                    return told
+                return f"{told}; other evidence, intact as well, is in {folder} already and was left alone"
             if folder.exists():
-                shutil.rmtree(folder)  # another terminal brought it, or it came while the run was still at work
+                shutil.rmtree(folder)  # a part of it, from while the run was at work
             arrived.rename(folder)
     except OSError as error:
         raise PreconditionFailed(
             f"the evidence cannot be written to {folder}: {error.strerror}. It is safe on {host.name}. "
             f"Make room, then: invoke report.attach {run}"
         ) from None
-    same = f"{len(wanted)} files came back from {host.name}, their hashes equal on both ends"
-    if not signer:
+    return told
+
+
+def _judge(host: str, arrived: Path, wanted: dict[str, dict[str, object]], secrets: Secrets, signer: str) -> str:
+    """Compare what arrived with what the host says it has, and verify it."""
+    _compare(host, arrived, wanted)
+    leaking = redact.find_secrets(arrived, secrets.values)
+    if leaking:
+        names = ", ".join(path.name for path in leaking)
+        raise VerificationFailed(
+            f"a secret stands in {names} of the evidence on {host}, so it was not brought here. Look at it there, and "
+            "change the secret"
+        )
+    same = f"{len(wanted)} files came back from {host}, their hashes equal on both ends"
+    if not signer and not (arrived / manifest.SIGNATURE).exists():
         return f"{same}; they are not signed, because the run did not come to its end"
-    found = manifest.verify(folder, trusted={signer})
+    found = manifest.verify(arrived, trusted={signer} if signer else None)
     if not found.ok:
         raise VerificationFailed(f"{same}, but the evidence is not intact: {'; '.join(found.problems)}")
-    return f"{same}; intact, signed on {host.name} with {signer}"
+    return f"{same}; intact, signed on {host} with {found.fingerprint}"
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _unpack(data: bytes, folder: Path) -> None:
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        for member in archive:
-            file = archive.extractfile(member)
-            if file is None or Path(member.name).name != member.name:
-                raise VerificationFailed(f"the evidence has an entry {member.name!r}, which is no plain file")
-            with file, (folder / member.name).open("wb") as target:
-                shutil.copyfileobj(file, target)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                if file is None or Path(member.name).name != member.name:
+                    raise VerificationFailed(f"the evidence has an entry {member.name!r}, which is no plain file")
+                with file, (folder / member.name).open("wb") as target:
+                    shutil.copyfileobj(file, target)
+    except tarfile.TarError as error:
+        raise VerificationFailed(f"the evidence came in pieces ({error})") from None
+
+
+def _put(arrived: Path, folder: Path) -> None:
+    """Move what arrived to its place; what another terminal has brought is left to it, who may be reading it."""
+    if folder.exists() and _hashes(folder) == _hashes(arrived):
+        return
+    if folder.exists():
+        shutil.rmtree(folder)  # it came while the run was still at work
+    arrived.rename(folder)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
 def _compare(host: str, folder: Path, wanted: dict[str, dict[str, object]]) -> None:
-    arrived = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    arrived = _hashes(folder)
     expected = {name: each["sha256"] for name, each in wanted.items()}
     if arrived != expected:
         names = sorted(name for name in {*arrived, *expected} if arrived.get(name) != expected.get(name))

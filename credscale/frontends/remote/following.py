@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from credscale.core.errors import ConnectFailed
+from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.core.journal import utc_now
 from credscale.frontends.remote.host import is_lost
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0)
 GIVE_UP_SECONDS = 1800.0
+MOST_FAILURES = 5
+LAST = {"ended", "died", "gone"}
 MENU = (
     "The run goes on at {host}. [d]etach, [s]top before its next step, [i]nterrupt its step now, "
     "anything else goes on watching: "
@@ -102,11 +103,13 @@ def follow(host: RemoteHost, run: str, front: Terminal) -> dict[str, Any]:
         front: where it is shown.
 
     Returns:
-        the last record: ``ended`` with the outcome, or ``died`` with the last words of a process that was killed.
+        the last record: ``ended`` with the outcome, ``died`` with the last words of a process that was killed, or
+        ``gone`` when the host knows of no such run.
 
     Raises:
         Detached: the person wants to watch no longer.
         ConnectFailed: the host was not reached for half an hour, or does not let us in any more.
+        PreconditionFailed: what follows it there failed again and again.
     """
     with Screen(front) as screen:
         watcher = _Watcher(host, run, screen)
@@ -115,7 +118,7 @@ def follow(host: RemoteHost, run: str, front: Terminal) -> dict[str, Any]:
                 last = watcher.watch()
                 if last is not None:
                     return last
-            except ConnectFailed as error:
+            except (ConnectFailed, PreconditionFailed) as error:
                 watcher.wait_for_connection(error)
             except KeyboardInterrupt:
                 _decide(host, run, screen)
@@ -129,33 +132,37 @@ class _Watcher:
     def watch(self) -> dict[str, Any] | None:
         """Show what comes; returns the last record, None when the agent ended without one."""
         for offset, record in self._host.stream("follow", self._run, str(self._offset)):
-            self._offset = offset
             if self._lost:
                 self._screen.note(f"connected to {self._host.name} again")
                 self._lost, self._tries = 0.0, 0
-            if "ended" in record or "died" in record:
+            if LAST & record.keys():
                 return dict(record)
             self._screen.show(record)
+            self._offset = offset  # not before: after Ctrl-C it comes again
             if not record and self._screen.question:  # all that came before has been shown, and nobody answered yet
                 self._answer()
         return None
 
     def _answer(self) -> None:
-        question, self._screen.question = self._screen.question, ""
+        question = self._screen.question
         answer = self._screen.ask(question)
         if answer is None:
             self._screen.note(f"it waits for an answer from a terminal: {question}")
         elif self._host.call("answer", self._run, stdin=answer.encode())["done"] != "answered":
             self._screen.note("it was answered at another terminal before")
+        self._screen.question = ""  # not before: it is put again after Ctrl-C and after a lost connection
 
-    def wait_for_connection(self, error: ConnectFailed) -> None:
+    def wait_for_connection(self, error: ConnectFailed | PreconditionFailed) -> None:
         """Pause before the next try.
 
         Raises:
             ConnectFailed: trying on makes no sense.
+            PreconditionFailed: likewise.
         """
         now = time.monotonic()
-        if not is_lost(error) or (self._lost and now - self._lost > GIVE_UP_SECONDS):
+        # What follows the run there may have been killed like any process.
+        worth = is_lost(error) if isinstance(error, ConnectFailed) else self._tries < MOST_FAILURES
+        if not worth or (self._lost and now - self._lost > GIVE_UP_SECONDS):
             raise error
         if not self._lost:
             self._lost = now
@@ -174,18 +181,15 @@ def _decide(host: RemoteHost, run: str, screen: Screen) -> None:
         Detached: chosen, or nobody is there to choose.
     """
     try:
-        choice = screen.ask("\n" + MENU.format(host=host.name))
-    except (KeyboardInterrupt, EOFError):
-        choice = None
-    if choice is None or choice.strip().lower() in ("d", "detach"):
-        raise Detached
-    verb = {"s": "stop", "stop": "stop", "i": "interrupt", "interrupt": "interrupt"}.get(choice.strip().lower())
-    if verb is None:
-        return
-    try:
-        host.call(verb, run)
-    except ConnectFailed as error:
+        answer = screen.ask("\n" + MENU.format(host=host.name))
+        choice = "detach" if answer is None else answer.strip().lower()
+        verb = {"s": "stop", "stop": "stop", "i": "interrupt", "interrupt": "interrupt"}.get(choice)
+        if verb is not None:
+            host.call(verb, run)
+            screen.note("it stops before its next step" if verb == "stop" else "its step is interrupted")
+    except (ConnectFailed, PreconditionFailed) as error:
         screen.note(f"it could not be told, ask again when the connection is back ({error})")
-        return
-    with suppress(KeyboardInterrupt):
-        screen.note("it stops before its next step" if verb == "stop" else "its step is interrupted")
+    except (KeyboardInterrupt, EOFError):
+        raise Detached from None
+    if choice in ("d", "detach"):
+        raise Detached

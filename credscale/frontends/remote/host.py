@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.errors import ConnectFailed, PreconditionFailed
+from credscale.core.errors import ConnectFailed, PreconditionFailed, UnknownTarget
 from credscale.frontends.remote import agent
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _FIND = (
     '{ command -v -- "$each"; exit 0; }; seen="$seen $each is $("$each" -V 2>&1);"; done; '
     f'printf "%s" "$seen" >&2; exit {_NO_PYTHON}'
 )
+_RUNS = 'case $1 in "~"*) set -- "$HOME${1#?}";; esac; [ -d "$1/runs" ]'
+_OURS = '[ ! -e "$1" ] || [ -O "$1" ]'
 
 
 class RemoteHost:
@@ -50,9 +52,9 @@ class RemoteHost:
         """How the inventory calls it."""
         return self.machine.name
 
-    def look(self, packages: str, version: str, references: list[str]) -> dict[str, Any]:
-        """Return what is there; see ``agent.look``."""
-        return self.call("look", packages, version, *references)
+    def has_runs(self) -> bool:
+        """Tell whether a run was ever sent there, without leaving anything on a host that has none."""
+        return self.machine.run(["sh", "-c", _RUNS, "sh", self._folder]).code == 0
 
     def call(
         self, verb: str, *arguments: str, stdin: bytes | BinaryIO = b"", timeout: float = CALL_SECONDS
@@ -66,11 +68,12 @@ class RemoteHost:
             timeout: seconds.
 
         Raises:
+            UnknownTarget: it is about a run that is not there.
             PreconditionFailed: it failed; carries what it said.
             ConnectFailed: the host cannot be reached.
         """
-        text = self._run(verb, *arguments, stdin=stdin, timeout=timeout).decode()
-        answer: dict[str, Any] = json.loads(text.strip().splitlines()[-1])
+        lines = self._run(verb, *arguments, stdin=stdin, timeout=timeout).splitlines()
+        answer: dict[str, Any] = self._parsed(lines[-1] if lines else b"")
         return answer
 
     def fetch(self, run: str) -> bytes:
@@ -78,18 +81,35 @@ class RemoteHost:
         return self._run("fetch", run, timeout=SEND_SECONDS)
 
     def stream(self, verb: str, *arguments: str) -> Iterator[Any]:
-        """Yield the lines of an agent's answer, parsed, as they come; silence counts as a broken connection."""
-        buffer = b""
+        """Yield the lines of an agent's answer, parsed, as they come; silence counts as a broken connection.
+
+        Raises:
+            PreconditionFailed: the agent failed, or something ended it; carries what it said.
+            ConnectFailed: as for ``call``.
+        """
+        buffer, begun = b"", False
         for data in self.machine.stream(self._words(verb, *arguments), silence=SILENCE_SECONDS):
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                yield json.loads(line)
+                if begun:
+                    yield self._parsed(line)
+                begun = begun or line == agent.MARK.encode()  # what a shell printed at login came before
+
+    def _parsed(self, line: bytes) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise PreconditionFailed(f"{self.name}: its answer cannot be read: {line[:200]!r}") from None
 
     def _run(self, verb: str, *arguments: str, stdin: bytes | BinaryIO = b"", timeout: float) -> bytes:
         done = self.machine.run(self._words(verb, *arguments), stdin=stdin, timeout=timeout)
+        told = done.stderr.decode("utf-8", "replace").strip()
+        if done.code == agent.GONE:
+            raise UnknownTarget(f"{self.name}: {told}")
         if done.code:
-            raise PreconditionFailed(f"{self.name}: {verb} failed: {done.complaint}")
-        return done.stdout
+            words = told[-2000:] or f"something ended it (exit code {done.code})"
+            raise PreconditionFailed(f"{self.name}: {verb} failed: {words}")
+        return done.stdout.partition(f"{agent.MARK}\n".encode())[2]
 
     def _words(self, verb: str, *arguments: str) -> list[str]:
         if not self._command:
@@ -113,6 +133,11 @@ class RemoteHost:
         home, python = lines[-2:]
         if self._folder == "~" or self._folder.startswith("~/"):
             self._folder = home.rstrip("/") + self._folder[1:]
+        if self.machine.run(["sh", "-c", _OURS, "sh", self._folder]).code:
+            raise PreconditionFailed(
+                f"{self.name}: {self._folder} belongs to another user, who could put there what would run as this one. "
+                f"Nothing was changed. Name another folder in the inventory: hosts.{self.name}.folder"
+            )
         source = Path(agent.__file__).read_bytes()
         path = f"{self._folder}/agent-{hashlib.sha256(source).hexdigest()[:16]}.py"
         if self.machine.read(path) != source:

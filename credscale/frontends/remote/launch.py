@@ -6,19 +6,20 @@ import getpass
 import json
 import socket
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import Clients
-from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra
-from credscale.core.secrets import Secrets
+from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, PreconditionFailed
+from credscale.core.secrets import Secrets, has_password
+from credscale.evidence.manifest import commit_text
 from credscale.frontends import notebook, policy
 from credscale.frontends.masking import references_of, secrets_of
 from credscale.frontends.remote.host import RemoteHost
 from credscale.frontends.remote.preparing import patiently, prepare
-from credscale.frontends.remote.records import Sent, remember
-from credscale.frontends.remote.watching import watch
+from credscale.frontends.remote.records import Sent, forget, remember
+from credscale.frontends.remote.watching import may_go_on, watch
 from credscale.frontends.run import Outcome, inputs, problem_of
-from credscale.frontends.session import new_folder
+from credscale.frontends.session import new_folder, new_run
 from credscale.frontends.telling import Changes, say_problem
 
 if TYPE_CHECKING:
@@ -30,22 +31,32 @@ if TYPE_CHECKING:
 
 def run_on(runbook: Runbook, flags: Flags, front: Terminal) -> Outcome:
     """Run a runbook on a host of the environment and bring its evidence here."""
-    secrets = Secrets()
+    secrets, sent = Secrets(), None
     try:
-        environment, sent = _checked(runbook, flags)
+        environment = _checked(runbook, flags)
         secrets = secrets_of(environment)
         with closing(Clients(environment, secrets)) as clients:
             host = RemoteHost(clients.machine(flags.on), environment.hosts[flags.on])
-            _send(host, runbook, environment, flags, front, sent)
+            order = _prepared(host, runbook, environment, flags, front)
+            sent = _remembered(runbook, environment, flags)
+            try:
+                _launch(host, sent, order)
+            except PreconditionFailed:
+                forget(sent.run)  # the host itself says that it did not start
+                sent = None
+                raise
+            front.console.print(f"{host.name}: run {sent.run} goes on without this terminal", soft_wrap=True)
             return watch(host, sent, secrets, front)
-    except (CredscaleError, KeyboardInterrupt) as error:
+    except (CredscaleError, KeyboardInterrupt, OSError) as error:
         code, status, text = problem_of(error)
         text = secrets.mask(text)
-        say_problem(front.console, runbook, flags, text, Changes([], []))
-        return Outcome(code, status, problem=text)
+        if sent is None:
+            say_problem(front.console, runbook, flags, text, Changes([], []))
+            return Outcome(code, status, problem=text)
+        return may_go_on(flags.on, sent, text, front)
 
 
-def _checked(runbook: Runbook, flags: Flags) -> tuple[Environment, Sent]:
+def _checked(runbook: Runbook, flags: Flags) -> Environment:
     """Check all that needs no host: environment, parameters, policy, notebook, the folder for the evidence."""
     environment, _ = inputs(runbook, flags)
     if flags.watch:
@@ -57,19 +68,35 @@ def _checked(runbook: Runbook, flags: Flags) -> tuple[Environment, Sent]:
         )
     if not flags.dry_run and not runbook.reads_only:
         policy.check(environment, flags.ticket)
+    for name, value in flags.params.items():
+        if has_password(str(value)):
+            raise EnvironmentInvalid(
+                f"parameter {name} has a password in it, which would lie on {flags.on}'s disk. Nothing was changed. "
+                "Put it into the environment file as a reference"
+            )
     if runbook.has_notebook:
         notebook.require_fresh(runbook)
-    folder = new_folder(environment.name, runbook.name)
-    folder.rmdir()  # it can be written; it comes back whole
+    new_folder(environment.name, runbook.name).rmdir()  # it can be written; the evidence comes as a whole
+    return environment
+
+
+def _remembered(runbook: Runbook, environment: Environment, flags: Flags) -> Sent:
     asked_for = {"dry_run": flags.dry_run, "yes": flags.yes, "ticket": flags.ticket, "in_process": flags.in_process}
-    sent = Sent(folder.name, runbook.name, environment.name, flags.env, flags.on, asked_for | {"params": flags.params})
-    return environment, sent
+    sent = Sent(new_run(), runbook.name, environment.name, flags.env, flags.on, asked_for | {"params": flags.params})
+    remember(sent)
+    return sent
 
 
-def _send(
-    host: RemoteHost, runbook: Runbook, environment: Environment, flags: Flags, front: Terminal, sent: Sent
-) -> None:
-    """Prepare the host and start the run there."""
+def _launch(host: RemoteHost, sent: Sent, order: dict[str, Any]) -> None:
+    artifacts = f"artifacts/{sent.environment}/{sent.runbook}/{sent.run}"
+    text = json.dumps(order | {"artifacts": artifacts}).encode()
+    patiently(lambda: host.call("launch", sent.run, stdin=text))
+
+
+def _prepared(
+    host: RemoteHost, runbook: Runbook, environment: Environment, flags: Flags, front: Terminal
+) -> dict[str, Any]:
+    """Prepare the host; returns what it needs to know of the run."""
     with front.console.status(f"{host.name}: looking at it") as status:
 
         def doing(text: str) -> None:
@@ -80,22 +107,17 @@ def _send(
 
         references = sorted(set(references_of(environment)))
         packages, version, there = prepare(host, references, doing)
-        order = {
-            "runbook": runbook.name, "environment": environment.name, "file": environment.path.name,
-            "inventory": environment.path.read_text(encoding="utf-8"), "version": version, "packages": packages,
-            "artifacts": f"artifacts/{environment.name}/{runbook.name}/{sent.run}",
-            "flags": sent.flags | {"env": flags.env, "on": flags.on},
-            "width": front.console.width, "answers": front.ask is not None,
-            "requested_by": f"{getpass.getuser()}@{socket.gethostname()}",
-            "secrets": {} if environment.lab is not None else _lacking(references, there),  # a lab's are its own
-        }  # fmt: skip
-        remember(sent)
-        doing("starting the run")
-        patiently(lambda: host.call("launch", sent.run, stdin=json.dumps(order).encode()))
-    front.console.print(
-        f"{host.name}: run {sent.run} is started; it goes on without this terminal (invoke report.attach {sent.run})",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+    return {
+        "runbook": runbook.name, "environment": environment.name, "file": environment.path.name,
+        "inventory": environment.path.read_text(encoding="utf-8"), "version": version, "packages": packages,
+        "flags": {
+            "env": flags.env, "on": flags.on, "dry_run": flags.dry_run, "yes": flags.yes, "ticket": flags.ticket,
+            "in_process": flags.in_process, "params": flags.params,
+        },
+        "width": front.console.width, "answers": front.ask is not None,
+        "requested_by": f"{getpass.getuser()}@{socket.gethostname()}", "commit": commit_text(),
+        "secrets": {} if environment.lab is not None else _lacking(references, there),  # a lab's are its own
+    }  # fmt: skip
 
 
 def _lacking(references: list[str], there: list[str]) -> dict[str, str]:

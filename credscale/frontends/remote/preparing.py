@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Doing = Callable[[str], None]
 T = TypeVar("T")
 ROOM_BYTES = 1_000_000_000  # for the packages, the wheels they come from, and a run
-TRIES, TRY_SECONDS = 5, 3.0
+PAUSES = (1.0, 2.0, 4.0, 8.0, *[15.0] * 7)
 
 
 def prepare(host: RemoteHost, references: list[str], doing: Doing) -> tuple[str, str, list[str]]:
@@ -36,10 +36,10 @@ def prepare(host: RemoteHost, references: list[str], doing: Doing) -> tuple[str,
         ConnectFailed: it cannot be reached.
     """
     version = package.version()
-    look = patiently(lambda: host.look("", version, references))
+    look = patiently(lambda: host.call("look", "", version, *references), reached=False)
     pinned = package.requirements(look["python"], str(look["platform"]).rpartition("-")[2])
     packages = package.name_of(pinned, look)
-    look = patiently(lambda: host.look(packages, version, references))
+    look = patiently(lambda: host.call("look", packages, version, *references))
     if not look["packages"]:
         if look["free"] < ROOM_BYTES:
             raise PreconditionFailed(
@@ -95,20 +95,21 @@ class _Told:
         return data
 
 
-def patiently(action: Callable[[], T]) -> T:
-    """Do something that may be done twice, and do it again where the connection broke in its middle.
+def patiently(action: Callable[[], T], *, reached: bool = True) -> T:
+    """Do something that may be done twice, and do it again where the connection broke.
 
     Args:
         action: what to do.
+        reached: whether the host was there a moment ago, so that it is worth waiting for.
 
     Raises:
-        ConnectFailed: it broke each time, or the host was not there at all.
+        ConnectFailed: for two minutes there was no way to it, or it does not let us in.
     """
-    for left in range(TRIES - 1, -1, -1):
+    for pause in PAUSES if reached else ():
         try:
             return action()
         except ConnectFailed as error:
-            if not left or not is_lost(error) or error.why in ("unreachable", "refused"):
+            if not is_lost(error):
                 raise
-        time.sleep(TRY_SECONDS)
-    raise AssertionError("the last try returns or raises")
+        time.sleep(pause)
+    return action()

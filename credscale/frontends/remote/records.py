@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from credscale.core.errors import UnknownTarget
 from credscale.frontends.session import artifacts_root
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FOLDER = Path(".credscale/remote/runs")
 
@@ -42,6 +46,7 @@ def remember(sent: Sent) -> None:
     """Keep where a run went, before it begins."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     draft = FOLDER / f".{sent.run}"
+    draft.touch(mode=0o600)
     draft.write_text(json.dumps(asdict(sent)), encoding="utf-8")
     draft.replace(FOLDER / f"{sent.run}.json")
 
@@ -58,17 +63,20 @@ def away() -> list[Sent]:
     ]
 
 
-def find(run: str) -> Sent | None:
-    """Return a run that was sent from here by the beginning of its id, ``last`` for the newest; None for none.
+def chosen(wanted: str, runs: Sequence[Sent]) -> Sent | None:
+    """Return a run by the beginning of its id, ``last`` for the newest; None for none.
 
     Raises:
         UnknownTarget: several begin so.
     """
-    runs = away()
-    if run == "last":
-        return runs[0] if runs else None
-    found = [sent for sent in runs if run and (sent.run.startswith(run) or sent.run.partition("-")[2].startswith(run))]
+    if wanted == "last":
+        return max(runs, key=lambda sent: sent.run, default=None)
+    found = [sent for sent in runs if wanted and any(name.startswith(wanted) for name in _names(sent))]
     if len(found) > 1:
-        names = ", ".join(sent.run for sent in found[:5])
-        raise UnknownTarget(f"{len(found)} runs begin with {run!r}: {names}. Give more of the id")
+        names = ", ".join(f"{sent.run} on {sent.on}" for sent in found[:5])
+        raise UnknownTarget(f"{len(found)} runs begin with {wanted!r}: {names}. Give more of the id")
     return found[0] if found else None
+
+
+def _names(sent: Sent) -> tuple[str, str]:
+    return sent.run, sent.run.partition("-")[2]

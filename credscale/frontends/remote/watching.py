@@ -29,35 +29,59 @@ def watch(host: RemoteHost, sent: Sent, secrets: Secrets, front: Terminal) -> Ou
         secrets: must not stand in its evidence.
         front: where it is shown.
     """
-    again = f"invoke report.attach {sent.run}"
     try:
         last = follow(host, sent.run, front)
     except Detached:
-        front.console.print(f"Detached; the run goes on at {host.name}. Watch it again: {again}", soft_wrap=True)
-        return Outcome(FAILED, "detached")
+        told = f"Detached; the run goes on at {host.name}. Watch it again: {attach_command(sent)}"
+        front.console.print(told, markup=False, soft_wrap=True)
+        return Outcome(FAILED, "detached", changes=None, run=sent.run)
     except (ConnectFailed, PreconditionFailed) as error:
-        _say(front, f"✗ {host.name} was lost", f"{error}\nThe run may go on there. Watch it again: {again}")
-        return Outcome(FAILED, "detached", problem=str(error))
+        return may_go_on(host.name, sent, str(error), front)
+    if "gone" in last:
+        forget(sent.run)
+        text = f"{last['gone']}. What it has changed can only be seen at its target: the same command looks first"
+        _say(front, f"✗ {host.name} knows nothing of this run", text)
+        return Outcome(FAILED, "gone", changes=None, problem=text, run=sent.run)
     ended: dict[str, Any] = last.get("ended", {})
-    status = ended.get("status", "killed")
     if ended and not ended["evidence"]:
         forget(sent.run)
-        return Outcome(ended["code"], status, None, ended["changes"], ended["problem"])
+        return Outcome(ended["code"], ended["status"], None, ended["changes"], ended["problem"])
+    return _ended(host, sent, secrets, front, ended, str(last.get("died", "")))
+
+
+def attach_command(sent: Sent) -> str:
+    """Return the command that watches a run again."""
+    return f"invoke report.attach {sent.run}"
+
+
+def may_go_on(host: str, sent: Sent, problem: str, front: Terminal) -> Outcome:
+    """Tell that this terminal lost sight of a run, whose changes nobody knows here."""
+    _say(front, f"✗ {host} was lost", f"{problem}\nThe run may go on there. Watch it again: {attach_command(sent)}")
+    return Outcome(FAILED, "detached", changes=None, problem=problem, run=sent.run)
+
+
+def _ended(
+    host: RemoteHost, sent: Sent, secrets: Secrets, front: Terminal, ended: dict[str, Any], last_words: str
+) -> Outcome:
+    """Bring the evidence of a run that came to its end, or died."""
+    status = ended.get("status", "killed")
     try:
         told = patiently(lambda: bring(host, sent.run, sent.folder, secrets, ended.get("signer", "")))
     except (CredscaleError, KeyboardInterrupt) as error:
         text = str(error) or "interrupted by the operator"
-        _say(front, f"✗ {sent.runbook} ended ({status}), but its evidence is not here", f"{text}\nFetch it: {again}")
-        return Outcome(FAILED, status, changes=ended.get("changes", 0), problem=text)
+        verdict = f"✗ {sent.runbook} ended ({status}), but its evidence is not here"
+        _say(front, verdict, f"{text}\nTry again: {attach_command(sent)}")
+        return Outcome(FAILED, status, changes=ended.get("changes"), problem=text, run=sent.run)
     forget(sent.run)
+    folder = sent.folder if sent.folder.exists() else None
     if ended:
         front.console.print(told, markup=False, soft_wrap=True)
-        return Outcome(ended["code"], status, sent.folder, ended["changes"], ended["problem"], ended["signer"])
-    changes = changes_in(sent.folder)
-    words = last["died"].splitlines()
+        return Outcome(ended["code"], status, folder, ended["changes"], ended["problem"], ended["signer"], sent.run)
+    changes = changes_in(folder)
+    words = last_words.splitlines()
     why = f"{words[-1] if words else NO_WORDS}. Running it again goes on from there\n{changes.text}\n{told}"
     _say(front, f"✗ {sent.runbook} was killed on {host.name}", why)
-    return Outcome(FAILED, status, sent.folder if sent.folder.exists() else None, len(changes.made))
+    return Outcome(FAILED, status, folder, len(changes.made) if folder is not None else None, run=sent.run)
 
 
 def _say(front: Terminal, verdict: str, text: str) -> None:

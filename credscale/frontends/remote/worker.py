@@ -20,7 +20,9 @@ from rich.console import Console
 from credscale.core import handed
 from credscale.core.context import STOP_FILE
 from credscale.core.errors import CredscaleError, Refused
+from credscale.core.journal import masked, to_json
 from credscale.core.secrets import Secrets
+from credscale.core.signals import uninterrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from credscale.frontends.run import Outcome
 
 ANSWER_SECONDS = 900.0
+END_SECONDS = 60.0  # in which the last word is tried to be written
 POLL_SECONDS = 0.1
 
 
@@ -39,16 +42,29 @@ class Stream:
 
     Records: ``title`` a phase begins; ``event`` a journal event; ``close`` the phase ends; ``said`` text for people;
     ``ask`` a question and ``answered`` its end; ``ended`` the outcome, always last.
+
+    Args:
+        path: the file.
+        mask: hides secrets: it lies on a disk.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, mask: Callable[[str], str]) -> None:
+        self._path, self._mask = path, mask
         self._lock = threading.Lock()
 
-    def write(self, **record: Any) -> None:
-        """Append one record."""
-        with self._lock, self._path.open("ab") as file:
-            file.write(json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n")
+    def write(self, **record: Any) -> bool:
+        """Append one record; tell whether that could be done.
+
+        What only shows a run must not end it, so on a full disk a record is left out. Each begins a new line, because
+        the one before may have been cut off.
+        """
+        data = b"\n" + to_json(masked(record, self._mask)).encode() + b"\n"
+        with self._lock:
+            try:
+                with self._path.open("ab", buffering=0) as file:
+                    return file.write(data) == len(data)
+            except OSError:
+                return False
 
 
 class _Said:
@@ -112,7 +128,13 @@ class Distant:
         self.ask: Ask | None = self._ask if answers else None
 
     def view(self, title: str) -> _View:
-        """Return what passes a phase's events on."""
+        """Return what passes a phase's events on.
+
+        Raises:
+            Refused: somebody asked to stop before it began.
+        """
+        if (self._folder / STOP_FILE).exists():
+            raise Refused("stopped before it began, as asked. Nothing was changed")
         return _View(self._stream, title)
 
     def _ask(self, question: str) -> str:
@@ -142,20 +164,24 @@ def work(folder: Path, secrets: dict[str, str]) -> Outcome:
     from credscale.frontends.run import Flags, run_here
 
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
-    inventory = folder / order["file"]
+    inventory = folder / "environment" / order["file"]
+    inventory.parent.mkdir(mode=0o700, exist_ok=True)
     inventory.write_text(order["inventory"], encoding="utf-8")
-    stream = Stream(folder / "stream.jsonl")
-    front = Distant(stream, folder, width=order["width"], answers=order["answers"])
     flags = Flags(**order["flags"], run=folder.name, file=str(inventory))
     with handed.held(secrets):
-        sys.stdout = sys.stderr = _Log(_secrets_in(inventory).mask)
+        mask = _secrets_in(inventory).mask
+        sys.stdout = sys.stderr = _Log(mask)
+        stream = Stream(folder / "stream.jsonl", mask)
+        front = Distant(stream, folder, width=order["width"], answers=order["answers"])
         outcome = run_here(runbook_behind(named(order["runbook"])), flags, front)
-    stream.write(
-        ended={
-            "code": outcome.code, "status": outcome.status, "changes": outcome.changes, "problem": outcome.problem,
-            "signer": outcome.signer, "evidence": outcome.folder is not None,
-        }
-    )  # fmt: skip
+    ended = {
+        "code": outcome.code, "status": outcome.status, "changes": outcome.changes, "problem": outcome.problem,
+        "signer": outcome.signer, "evidence": outcome.folder is not None,
+    }  # fmt: skip
+    with uninterrupted(drop=True):
+        until = time.monotonic() + END_SECONDS
+        while not stream.write(ended=ended) and time.monotonic() < until:
+            time.sleep(1.0)
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -93,6 +94,9 @@ def ask(runbook: str, env: str, ticket: str, cron: str, settings: Iterable[str],
     if not _is_utf8(ticket):
         raise EnvironmentInvalid(f"--ticket {ticket!r} is not UTF-8")
     params = found.coerce(environment.defaults_for(found.name, found.inherited) | given)
+    for name, value in params.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise EnvironmentInvalid(f"--set {name}: {value} is no number that a file could hold")
     if cron and not _CRON.fullmatch(cron):
         raise EnvironmentInvalid(
             f"--cron {cron!r} is not five fields, minute hour day month weekday, such as '0 2 * * 6', nor @daily"
@@ -177,8 +181,11 @@ def write(path: Path, text: str, *, force: bool) -> str:
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_bytes(text.encode())
-        draft.replace(path)
+        try:
+            draft.write_bytes(text.encode())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
         raise Refused(f"{path} cannot be written: {error.strerror}. Nothing was changed") from None
     return f"wrote {path}"

@@ -20,18 +20,25 @@ if TYPE_CHECKING:
 
 STATE, INVENTORY = "/var/lib/credscale", "/etc/credscale"
 USER_ID = 10001  # any but root; the volume's group, so that the claim can be written
+SECRET_MODE = 0o440  # for the volume's group alone, which is the pod's
 GRACE_SECONDS = 300  # for putting back what a run changed for its own time, after a polite kill
 LATE_SECONDS = 600  # a start missed by more than this is left out
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_QUOTED = re.compile(r"[yYnN]|[-+.\d][-+.\w]*|.*[\r\x85\u2028\u2029].*", re.DOTALL)
 _NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as they are, so that the environment can be read in the ConfigMap."""
+    """Writes texts of several lines as they are, so that the environment can be read in the ConfigMap.
+
+    PyYAML writes plainly what kubectl's parser takes for a truth or a number (y, 1e3), and other ends of lines than \\n
+    so that they are read as blanks.
+    """
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
         """Return a text as a node."""
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+        style = '"' if _QUOTED.fullmatch(text) else "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)
@@ -175,7 +182,8 @@ def _pod(asked: Asked, cluster: Cluster, needs: Needs) -> dict[str, Any]:
     ]
     if needs.files:
         items = [{"key": key, "path": key} for key in needs.files]
-        volumes.append({"name": "secrets", "secret": {"secretName": cluster.secret, "items": items}})
+        secret = {"secretName": cluster.secret, "items": items, "defaultMode": SECRET_MODE}
+        volumes.append({"name": "secrets", "secret": secret})
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,

@@ -58,10 +58,16 @@ def seal(folder: str) -> None:
         folder: as ``plan`` returned it; empty when the dry run failed.
 
     Raises:
-        CredscaleError: nothing was run, it was refused, it failed, or its evidence cannot be sealed.
+        CredscaleError: nothing was run, it was refused, it failed, or its evidence lies elsewhere or cannot be sealed.
     """
     if not folder:
         raise UnknownTarget("nothing was run: the task plan made no folder, and its log says why. Nothing was changed")
+    if not Path(folder).is_dir():
+        raise CredscaleError(
+            f"{folder} is not on this worker, so nothing could be sealed; what was changed stands in the log of the "
+            "task run. Put CREDSCALE_ARTIFACTS on a share, or give the DAG a queue of one worker, and seal it where it "
+            f"is: invoke report.seal {folder}"
+        )
     if not (Path(folder) / JOURNAL).exists():
         _drop(Path(folder))
         raise CredscaleError(
@@ -77,14 +83,14 @@ def _invoke(arguments: Sequence[str]) -> str:
     with (
         tempfile.TemporaryFile() as answer,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+            command, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
         ) as process,
     ):
         for line in process.stderr or ():
             sys.stdout.write(line)
         process.wait()
         answer.seek(0)
-        text = answer.read().decode()
+        text = answer.read().decode(errors="replace")
     sys.stdout.write(text)
     if process.returncode:
         raise CredscaleError(f"invoke {arguments[0]} ended with exit code {process.returncode}; it says why above")

@@ -13,7 +13,6 @@ import threading
 import time
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from credscale.frontends.remote import agent
 RUN = "20261123T220000Z-abcdef"
 ORDER = {
     "environment": "prod", "runbook": "shard-migrate", "artifacts": f"artifacts/prod/shard-migrate/{RUN}",
-    "requested_by": "ada@laptop", "flags": {"env": "prod"}, "version": "v1", "packages": "p1",
+    "requested_by": "ada@laptop", "flags": {"env": "prod"}, "version": "v1", "packages": "p1", "commit": "abc True",
 }  # fmt: skip
 
 
@@ -48,12 +47,20 @@ class Agent:
         return [json.loads(line) for line in out.decode().splitlines()]
 
     def run(self, verb: str, *arguments: str, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        given = self._base.with_name("given")
+        given.write_bytes(stdin)
+        with given.open(encoding="utf-8") as standard_input:
+            self._patch.setattr(sys, "stdin", standard_input)
+            return self._called(verb, *arguments)
+
+    def _called(self, verb: str, *arguments: str) -> tuple[int, bytes, str]:
         out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
-        self._patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = agent.main([verb, str(self._base), *arguments])
         out.flush()
-        return code, out.buffer.getvalue(), err.getvalue()  # type: ignore[attr-defined]
+        printed: bytes = out.buffer.getvalue()  # type: ignore[attr-defined]
+        assert printed.startswith(f"{agent.MARK}\n".encode())
+        return code, printed.partition(b"\n")[2], err.getvalue()
 
 
 @pytest.fixture
@@ -154,7 +161,7 @@ def launch(base: Path, worker: str) -> Path:
     words = [sys.executable, str(agent.__file__), "launch", str(base), RUN]
     order = json.dumps(ORDER | {"secrets": {"env:A": "hidden"}}).encode()
     said = subprocess.run(words, input=order, capture_output=True, timeout=30, check=True).stdout
-    assert json.loads(said) == {"done": "started"}
+    assert said.decode().splitlines() == [agent.MARK, '{"done": "started"}']
     return base / "runs" / RUN
 
 
@@ -227,7 +234,7 @@ def test_interrupt_signals_the_run_and_nobody_who_has_its_number_now(
     call: Agent, sent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signalled: list[tuple[int, int]] = []
-    monkeypatch.setattr(agent, "os", SimpleNamespace(kill=lambda *each: signalled.append(each)))
+    monkeypatch.setattr(os, "kill", lambda *each: signalled.append(each))
     alive(sent)
     call("interrupt", RUN)
     assert signalled == [(os.getpid(), 2)]
@@ -247,6 +254,64 @@ def test_evidence_is_told_and_fetched(call: Agent, sent: Path, base: Path) -> No
 
 
 def test_a_run_that_is_not_there(call: Agent, base: Path) -> None:
-    code, _, problem = call.run("follow", "nowhere", "0")
-    assert code == 1
+    assert call("follow", "nowhere", "7") == [[7, {"gone": f"there is no run nowhere in {base}"}]]
+    code, _, problem = call.run("stop", "nowhere")
+    assert code == agent.GONE
     assert problem == f"there is no run nowhere in {base}\n"
+
+
+def test_a_run_without_a_process_is_starting_for_a_while(
+    call: Agent, sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (listed,) = call("runs")
+    assert listed["runs"][0]["status"] == "running"
+    monkeypatch.setattr(agent, "START_SECONDS", 0.0)
+    (listed,) = call("runs")
+    assert listed["runs"][0]["status"] == "died"
+    assert call("follow", RUN, "0") == [[0, {"died": ""}]]
+
+
+def test_torn_files_hide_nobody_else(call: Agent, sent: Path, base: Path) -> None:
+    alive(sent)
+    for name in ("20260101T000000Z-000001", "20260101T000000Z-000002"):
+        (base / "runs" / name).mkdir()
+    (base / "runs" / "20260101T000000Z-000001" / "order.json").write_text("")
+    (base / "runs" / "20260101T000000Z-000002" / "order.json").write_text(
+        '{"environment": "prod"}'
+    )  # another version's
+    (listed,) = call("runs")
+    assert [(each["run"], each["status"]) for each in listed["runs"]] == [(RUN, "running")]
+    (sent / "stream.jsonl").write_bytes(b'{"a": 1}\n{"cut o\n\0\0\0\n{"ended": {"status": "ok"}}\n')
+    assert [record for _, record in call("follow", RUN, "0")] == [{"a": 1}, {"ended": {"status": "ok"}}]
+
+
+def test_a_run_is_not_dead_while_its_kernel_writes(call: Agent, sent: Path, base: Path) -> None:
+    """Its evidence would be taken while it grows."""
+    (sent / "process.json").write_text(json.dumps({"pid": 1, "began": "another boot 1"}))
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"]) as kernel:
+        journal = base / "work" / str(ORDER["artifacts"]) / "journal.jsonl"
+        journal.write_text(json.dumps({"event": "run_started", "pid": kernel.pid}) + "\n")
+        lines = call("follow", RUN, "0")
+        assert lines[-1] == [0, {"died": ""}]
+        assert kernel.poll() is not None or agent._began(kernel.pid) is None
+
+
+def test_a_folder_of_somebody_else_is_refused(call: Agent, base: Path) -> None:
+    call("look", "p", "v")
+    (base / "packages").mkdir(mode=0o777)
+    (base / "packages").chmod(0o777)
+    code, _, problem = call.run("look", "p", "v")
+    assert code == 1
+    assert f"{base}/packages belongs to another user or can be written by others" in problem
+
+
+def test_what_is_sent_must_keep_coming(call: Agent, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal whose cable was cut holds nobody up: not by silence, and not by the lock."""
+    monkeypatch.setattr(agent, "SENT_SECONDS", 0.05)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as standard_input, os.fdopen(writing, "wb"):
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        code, _, problem = call._called("receive", "versions", "v1")
+    assert code == 1
+    assert "nothing was sent for" in problem
+    assert not list((base / "versions").glob("v1*"))

@@ -76,6 +76,25 @@ def test_intact_evidence_arrives_and_arrives_again(sealed: tuple[Host, str], tmp
     assert [path.name for path in target.parent.iterdir()] == [RUN]
 
 
+def test_good_evidence_here_is_never_replaced_by_worse(sealed: tuple[Host, str], tmp_path: Path) -> None:
+    host, signer = sealed
+    target = tmp_path / "artifacts" / RUN
+    bring(host, RUN, target, Secrets(), signer)  # type: ignore[arg-type]
+    kept = {path.name: path.read_bytes() for path in target.iterdir()}
+    damaged = Host(host.files | {"journal.jsonl": b"{}\n"})
+    with pytest.raises(VerificationFailed):
+        bring(damaged, RUN, target, Secrets(), signer)  # type: ignore[arg-type]
+    told = bring(Host({"plan.json": b"{}"}), RUN, target, Secrets(), "")  # type: ignore[arg-type]
+    assert "was left alone" in told
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == kept
+
+
+def test_a_run_that_was_sealed_and_died_then_is_verified(sealed: tuple[Host, str], tmp_path: Path) -> None:
+    host, signer = sealed
+    told = bring(host, RUN, tmp_path / RUN, Secrets(), "")  # type: ignore[arg-type]
+    assert told.endswith(f"intact, signed on bastion with {signer}")
+
+
 @pytest.mark.parametrize("what", ["changed", "lost", "added"])
 def test_a_difference_on_the_way_brings_nothing(sealed: tuple[Host, str], tmp_path: Path, what: str) -> None:
     host, signer = sealed

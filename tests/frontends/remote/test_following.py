@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from credscale.core.errors import ConnectFailed
+from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.frontends.front import Terminal
 from credscale.frontends.remote import following
 from credscale.frontends.remote.following import Detached, follow
@@ -16,6 +16,7 @@ from credscale.frontends.remote.following import Detached, follow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+END = object()  # the agent ends
 ENDED = {"ended": {"code": 0, "status": "ok"}}
 
 
@@ -33,17 +34,22 @@ class Host:
         self.asked_from: list[str] = []
         self.calls: list[tuple[Any, ...]] = []
         self.answered = "answered"
+        self.fails: BaseException | None = None
 
     def stream(self, verb: str, run: str, offset: str) -> Iterator[Any]:
         assert (verb, run) == ("follow", "run")
         self.asked_from.append(offset)
         while self.script:
             record = self.script.pop(0)
+            if record is END:
+                return
             if isinstance(record, BaseException):
                 raise record
             yield [100 - len(self.script), record]
 
     def call(self, verb: str, run: str, *, stdin: bytes = b"") -> dict[str, Any]:
+        if self.fails is not None:
+            raise self.fails
         self.calls.append((verb, stdin))
         return {"done": self.answered}
 
@@ -110,10 +116,20 @@ def test_gives_up_after_half_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_agent_that_ends_without_the_last_word_is_asked_again() -> None:
-    host = Host({"said": "a\n"}, {})
-    host.script.append(ConnectFailed("cut", why="broken"))
-    host.script.append(ENDED)
+    host = Host({"said": "a\n"}, END, ENDED)
     assert watch(host)[0] == ENDED
+    assert host.asked_from == ["0", "98"]
+
+
+def test_an_agent_that_was_killed_is_started_again_but_not_for_ever() -> None:
+    killed = PreconditionFailed("agent.py ended with exit code 137")
+    assert watch(Host({"said": "a\n"}, killed, killed, ENDED))[0] == ENDED
+    with pytest.raises(PreconditionFailed, match="137"):
+        watch(Host(*[killed] * 10))
+
+
+def test_a_run_that_is_gone_is_told() -> None:
+    assert watch(Host({"gone": "there is no run"}))[0] == {"gone": "there is no run"}
 
 
 def test_a_question_is_asked_once_all_is_shown() -> None:
@@ -142,7 +158,7 @@ def test_without_a_terminal_the_question_is_shown() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "called", "said"),
-    [("s", "stop", "it stops before its next step"), ("I", "interrupt", "its step is interrupted"), ("", None, "")],
+    [("s", "stop", "it stops before its next step"), ("I", "interrupt", "its step is interrupted"), ("", None, "a")],
 )
 def test_ctrl_c_asks_what_is_meant(answer: str, called: str | None, said: str) -> None:
     host = Host({"said": "a\n"}, KeyboardInterrupt(), ENDED)
@@ -153,18 +169,49 @@ def test_ctrl_c_asks_what_is_meant(answer: str, called: str | None, said: str) -
     assert said in out
 
 
-@pytest.mark.parametrize("answers", [("d",), (KeyboardInterrupt(),), (EOFError(),), ()])
-def test_detaches_when_asked_or_when_nobody_can_be(answers: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize("answers", [("d",), (" Detach ",), (KeyboardInterrupt(),), (EOFError(),)])
+def test_detaches_when_asked_or_by_a_second_ctrl_c(
+    answers: tuple[Any, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
     host = Host(KeyboardInterrupt(), ENDED)
+
+    def ask(question: str) -> str:
+        asked.append(question)
+        if isinstance(answers[0], BaseException):
+            raise answers[0]
+        return str(answers[0])
+
     with pytest.raises(Detached):
-        watch(host, *answers)
+        follow(host, "run", Terminal(Console(file=io.StringIO()), ask))  # type: ignore[arg-type]
+    assert len(asked) == 1
+    assert "[d]etach" in asked[0]
     assert host.calls == []
 
 
-def test_ctrl_c_at_the_confirmation_asks_as_well() -> None:
-    host = Host({"ask": "Type prod: "}, {}, {}, ENDED)
+def test_detaches_when_nobody_can_be_asked() -> None:
     with pytest.raises(Detached):
-        watch(host, KeyboardInterrupt(), "d")
+        watch(Host(KeyboardInterrupt(), ENDED))
+
+
+def test_ctrl_c_while_the_host_is_told_detaches() -> None:
+    host = Host({"said": "a\n"}, KeyboardInterrupt(), ENDED)
+    host.fails = KeyboardInterrupt()
+    with pytest.raises(Detached):
+        watch(host, "s")
+
+
+def test_what_could_not_be_told_is_said() -> None:
+    host = Host({"said": "a\n"}, KeyboardInterrupt(), ENDED)
+    host.fails = ConnectFailed("cut", why="broken")
+    assert "it could not be told, ask again" in watch(host, "s")[1]
+
+
+def test_ctrl_c_at_the_confirmation_asks_as_well_and_puts_it_again() -> None:
+    host = Host({"ask": "Type prod: "}, {}, {}, ENDED)
+    _, out = watch(host, KeyboardInterrupt(), "go on", "prod")
+    assert out.count("Type prod: ") == 2
+    assert host.calls == [("answer", b"prod")]
 
 
 def test_a_dead_run_is_told() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from credscale.core.errors import ConnectFailed, PreconditionFailed
-from credscale.core.machines import LocalMachine
+from credscale.core.errors import ConnectFailed, PreconditionFailed, UnknownTarget
+from credscale.core.machines import Completed, LocalMachine
 from credscale.core.sections import Host
 from credscale.frontends.remote import agent
 from credscale.frontends.remote.host import RemoteHost, is_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -27,16 +29,16 @@ def remote(**keys: Any) -> RemoteHost:
 
 def test_the_agent_is_put_there_once_and_again_when_it_differs(home: Path) -> None:
     for _ in range(2):
-        assert remote().look("p", "v", [])["packages"] is False
+        assert remote().call("look", "p", "v")["packages"] is False
     (put,) = (home / ".credscale").glob("agent-*.py")
     assert put.read_bytes() == Path(agent.__file__).read_bytes()
     assert put.parent.stat().st_mode & 0o777 == 0o700
     put.write_text("raise SystemExit('torn')")
-    assert remote().look("p", "v", [])["version"] is False
+    assert remote().call("look", "p", "v")["version"] is False
 
 
 def test_another_folder(home: Path) -> None:
-    remote(folder=f"{home}/it's here; $(touch x)").look("p", "v", [])
+    remote(folder=f"{home}/it's here; $(touch x)").call("look", "p", "v")
     assert list((home / "it's here; $(touch x)").glob("agent-*.py"))
     assert not (home / "x").exists()
 
@@ -52,7 +54,7 @@ def fake_python(folder: Path, name: str, version: str) -> str:
 def test_a_python_that_is_too_old_is_named_with_its_version(home: Path) -> None:
     named = fake_python(home, "python3.9", "3.9.2")
     with pytest.raises(PreconditionFailed) as caught:
-        remote(python=named).look("p", "v", [])
+        remote(python=named).call("look", "p", "v")
     text = str(caught.value)
     assert f"{named} is Python 3.9.2" in text
     assert "has no Python 3.11 or newer" in text
@@ -67,18 +69,18 @@ def test_no_python_at_all(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (programs / name).symlink_to(f"/bin/{name}" if Path(f"/bin/{name}").exists() else f"/usr/bin/{name}")
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(PreconditionFailed, match="has no Python 3.11 or newer: no python3"):
-        remote().look("p", "v", [])
+        remote().call("look", "p", "v")
 
 
 def test_what_the_agent_says_of_a_failure(home: Path) -> None:
-    with pytest.raises(PreconditionFailed, match="stop failed: there is no run nowhere"):
+    with pytest.raises(UnknownTarget, match="there is no run nowhere"):
         remote().call("stop", "nowhere")
 
 
 def test_a_stream_is_cut_into_lines(home: Path) -> None:
     host = remote()
     folder = home / ".credscale" / "runs" / "run"
-    host.look("p", "v", [])
+    host.call("look", "p", "v")
     folder.mkdir(parents=True)
     (folder / "order.json").write_text("{}")
     big = "x" * 200_000
@@ -100,4 +102,31 @@ def test_a_stream_is_cut_into_lines(home: Path) -> None:
 )
 def test_which_failures_may_pass(why: Any, lost: bool) -> None:
     assert is_lost(ConnectFailed("x", why=why)) is lost
-    assert not is_lost(OSError(os.strerror(5)))
+
+
+def test_what_a_shell_prints_at_login_is_left_out(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Chatty(LocalMachine):
+        def run(self, *words: Any, **more: Any) -> Completed:
+            done = super().run(*words, **more)
+            return Completed(done.code, b"Welcome to bastion!\n" + done.stdout, done.stderr)
+
+        def stream(self, *words: Any, **more: Any) -> Iterator[bytes]:
+            yield b"Welcome to bas"
+            yield b"tion!\n"
+            yield from super().stream(*words, **more)
+
+    host = RemoteHost(Chatty(), Host(address="bastion"))
+    monkeypatch.setattr(Chatty, "read", lambda *_: Path(agent.__file__).read_bytes())
+    path = remote().call("look", "p", "v") and next((home / ".credscale").glob("agent-*.py"))
+    assert path
+    assert host.call("look", "p", "v")["packages"] is False
+    assert list(host.stream("follow", "nowhere", "0")) == [
+        [0, {"gone": f"there is no run nowhere in {home}/.credscale"}]
+    ]
+
+
+def test_a_host_without_runs_is_left_as_it_is(home: Path) -> None:
+    assert not remote().has_runs()
+    assert not (home / ".credscale").exists()
+    (home / ".credscale" / "runs").mkdir(parents=True)
+    assert remote().has_runs()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from credscale.core.errors import UnknownTarget
-from credscale.frontends.remote.records import Sent, away, find, forget, remember
+from credscale.frontends.remote.records import Sent, away, chosen, forget, remember
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,17 +24,17 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_found_by_the_beginning_or_as_the_last() -> None:
     assert [sent.run for sent in away()] == [NEW, OLD]
-    found = find("last")
+    found = chosen("last", away())
     assert found is not None
     assert (found.run, found.flags["params"]) == (NEW, {"namespace": "a.b"})
     for wanted in (OLD, "20261123T22", "aaaa"):
-        found = find(wanted)
+        found = chosen(wanted, away())
         assert found is not None
         assert found.run == OLD
     with pytest.raises(UnknownTarget, match="2 runs begin with 'aa'"):
-        find("aa")
-    assert find("bb") is None
-    assert find("") is None
+        chosen("aa", away())
+    assert chosen("bb", away()) is None
+    assert chosen("", away()) is None
 
 
 def test_forgotten_once_it_is_back() -> None:

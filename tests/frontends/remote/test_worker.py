@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from credscale.core.errors import Refused
 from credscale.frontends.remote import worker
 from credscale.frontends.remote.worker import Distant, Stream
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +20,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def distant(folder: Path, *, answers: bool = True) -> Distant:
-    return Distant(Stream(folder / "stream.jsonl"), folder, width=100, answers=answers)
+    stream = Stream(folder / "stream.jsonl", lambda text: text.replace("hunter2", "********"))
+    return Distant(stream, folder, width=100, answers=answers)
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "stream.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "stream.jsonl").read_text().splitlines() if line]
 
 
 def test_everything_becomes_records(tmp_path: Path) -> None:
@@ -66,3 +65,24 @@ def test_stopped_instead_of_answered(tmp_path: Path) -> None:
 
 def test_nobody_is_there_to_be_asked(tmp_path: Path) -> None:
     assert distant(tmp_path, answers=False).ask is None
+
+
+def test_a_stop_that_came_before_anything_began(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    with pytest.raises(Refused, match="stopped before it began"):
+        distant(tmp_path).view("Plan")
+
+
+def test_no_secret_reaches_the_disk(tmp_path: Path) -> None:
+    distant(tmp_path).console.print("the password is hunter2")
+    assert told(tmp_path) == [{"said": "the password is ********\n"}]
+
+
+def test_a_full_disk_leaves_out_what_only_shows(tmp_path: Path) -> None:
+    stream = Stream(tmp_path / "stream.jsonl", str)
+    assert stream.write(said="before")
+    (tmp_path / "stream.jsonl").write_bytes((tmp_path / "stream.jsonl").read_bytes() + b'{"said": "cut o')
+    assert stream.write(said="after")
+    lines = (tmp_path / "stream.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == {"said": "after"}
+    assert not Stream(Path("/dev/full"), str).write(said="nowhere")
