@@ -59,7 +59,7 @@ def test_the_reference_is_fresh() -> None:
 
 def test_every_step_is_in_the_reference() -> None:
     text = (ROOT / reference.PAGE).read_text(encoding="utf-8")
-    assert all(f"### `{step.name}`" in text for step in catalogue.steps())
+    assert all(f"### `{catalogue.collection_of(step)}`: `{step.name}`\n" in text for step in catalogue.steps())
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,8 @@ def _coerce(runbook_name: str, name: str, value: Any, annotation: str) -> Any:
     except (TypeError, ValueError):
         raise problem from None
     if kind is int and isinstance(value, float) and coerced != value:
+        raise problem
+    if kind is float and not math.isfinite(coerced):
         raise problem
     return coerced
 

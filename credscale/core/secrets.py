@@ -64,7 +64,7 @@ class Secrets:
     @property
     def values(self) -> frozenset[str]:
         """Every resolved value that is long enough to be hidden."""
-        return frozenset(value for value in self._values if len(value) >= _SHORTEST)
+        return frozenset(value for value in tuple(self._values) if len(value) >= _SHORTEST)
 
     def mask(self, text: str) -> str:
         """Return the text with every resolved value and every password in a connection string hidden."""

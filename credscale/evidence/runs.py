@@ -53,7 +53,8 @@ def list_runs(root: Path = ARTIFACTS, environment: str | None = None) -> list[Ru
         root: holds ``<environment>/<runbook>/<UTC>-<id>/``.
         environment: only this one.
     """
-    folders = [folder for folder in root.glob("*/*/*") if folder.is_dir()]
+    # what begins with a dot is still on its way from another machine, or was left there
+    folders = [folder for folder in root.glob("*/*/*") if folder.is_dir() and not folder.name.startswith(".")]
     if environment is not None:
         folders = [folder for folder in folders if folder.parent.parent.name == environment]
     # two runs may begin in the same second; the journal's milliseconds decide

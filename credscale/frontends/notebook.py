@@ -78,7 +78,9 @@ def _title(runbook: Runbook) -> str:
 def _parameters(runbook: Runbook) -> Any:
     import nbformat.v4 as v4
 
-    values = FRAME | {name: parameter.default for name, parameter in runbook.parameters.items()}
+    defaults = {name: parameter.default for name, parameter in runbook.parameters.items()}
+    # one that must be given is None until papermill or a person gives it
+    values = FRAME | {name: None if value is inspect.Parameter.empty else value for name, value in defaults.items()}
     texts = {name: json.dumps(value) if isinstance(value, str) else repr(value) for name, value in values.items()}
     code = "\n".join(f"{name} = {text}" for name, text in texts.items())
     return v4.new_code_cell(code, metadata={"tags": ["parameters"]})

@@ -32,9 +32,14 @@ def build(runbooks: list[Runbook], steps: list[Step[Any]]) -> str:
         ]
     parts.append("## Steps and probes")
     for step in steps:
-        task = f"{collection_of(step)}.{step.name.replace('_', '-')}"
+        technology = collection_of(step)
+        task = f"{technology}.{step.name.replace('_', '-')}"
         kind = "changes through `ctx.apply` only" if step.kind == "action" else "reads only"
-        parts += [f"### `{step.name}`", f"`invoke {task} --env ENV` · {step.kind}, {kind}", _prose(step.function)]
+        parts += [
+            f"### `{technology}`: `{step.name}`",
+            f"`invoke {task} --env ENV` · {step.kind}, {kind}",
+            _prose(step.function),
+        ]
         parts.append(_parameters(dict(list(step.__signature__.parameters.items())[1:]), step.function))
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -71,10 +71,12 @@ def tell(console: Console, request: Request, flags: Flags, events: list[dict[str
 def say_where(console: Console, runbook: Runbook, flags: Flags, outcome: Outcome) -> None:
     """Print where the evidence of a run is and the next command."""
     folder = outcome.folder
-    if outcome.problem:  # said, with the next command
-        console.print(f"Evidence: {folder}", soft_wrap=True, markup=False)
+    if folder is None:
         return
-    console.print(f"Evidence: {folder}/report.html", soft_wrap=True, markup=False)
+    report = folder / "report.html"
+    console.print(f"Evidence: {report if report.exists() else folder}", soft_wrap=True, markup=False)
+    if outcome.problem:  # said, with the next command
+        return
     if outcome.status == "ok":
         console.print(f"Verify:   invoke report.verify {folder}", soft_wrap=True, markup=False)
     else:
@@ -114,15 +116,17 @@ def changes_in(folder: Path | None) -> Changes:
     """Return the changes that a run's journal announces; one that was cut off may have been made."""
     if folder is None or not (folder / JOURNAL).exists():
         return Changes([], [])
-    made: dict[tuple[str, int], str] = {}
-    failed: dict[tuple[str, int], str] = {}
+    made: dict[tuple[int, int], str] = {}
+    failed: dict[tuple[int, int], str] = {}
+    step = 0  # a runbook may call the same one twice
     for event in read_journal(folder / JOURNAL):
+        step += event["event"] == "step_started"
         if event["event"] == "change_started":
-            made[event["step"], event["change"]] = f"{event['what']} (its end was not seen)"
+            made[step, event["change"]] = f"{event['what']} (its end was not seen)"
         elif event["event"] == "change_finished":
             done = event["status"] == "done"
-            (failed if done else made).pop((event["step"], event["change"]), None)
-            (made if done else failed)[event["step"], event["change"]] = event["what"]
+            (failed if done else made).pop((step, event["change"]), None)
+            (made if done else failed)[step, event["change"]] = event["what"]
     return Changes([*made.values()], [*failed.values()])
 
 

@@ -57,11 +57,13 @@ def _judge_process(host: str, server: Limits, files: int, processes: int) -> See
         low.append(f"{server.open_files:.0f} open files, needed are {files}")
     if server.processes < processes:
         low.append(f"{server.processes:.0f} processes, needed are {processes}")
-    unit = "mongod" if server.process in MONGO else "redis"
-    remedy = f"LimitNOFILE={files}" + (f" and LimitNPROC={processes}" if processes else "")
+    settings = f"LimitNOFILE={files}" + (f" and LimitNPROC={processes}" if processes else "")
+    remedy = (
+        f"systemctl status {server.pid} names its unit; systemctl edit UNIT: {settings} in [Service], then restart it"
+    )
     return Seen("stop" if low else "ok", host, _limit_columns(server),
                 f"{server.process} may have only {' and '.join(low)}" if low else "",
-                f"systemctl edit {unit}: {remedy} in [Service], then restart it" if low else "")  # fmt: skip
+                remedy if low else "")  # fmt: skip
 
 
 def _limit_columns(limits: Limits) -> dict[str, Any]:

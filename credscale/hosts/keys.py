@@ -30,7 +30,7 @@ def accept_host_key(ctx: Context, *, host: str, fingerprint: str) -> Finding:
     expected = known_hosts.check_fingerprint(fingerprint)
     entry, through = hosts[host], hosts[host].jump
     jump = (through, hosts[through]) if through is not None else None
-    kind, shown, known = host_keys.offered_key(host, entry, jump)
+    kind, shown, known = host_keys.offered_key(host, entry, jump, environment=ctx.environment.name)
     if shown != expected:
         raise PreconditionFailed(
             f"{host} ({entry.address}:{entry.port}) shows the key {kind} {shown}, expected was {expected}. Nothing "

@@ -140,6 +140,28 @@ def test_input_goes_as_the_other_end_takes_it_while_output_comes() -> None:
     rest(exchange)
 
 
+def test_a_program_that_has_closed_its_output_still_gets_its_input() -> None:
+    channel = Channel(window=10)
+    exchange = Exchange(channel, "cat >file", b"0123456789" * 2, None)
+    channel.eof_received = True
+    for _ in range(3):
+        exchange.step(0.01)
+        channel.window += 10
+    assert (channel.sent, channel.sent_all) == (b"0123456789" * 2, True)
+    channel.end(0)
+    assert rest(exchange) == (b"", b"")
+
+
+def test_a_program_that_ended_gets_no_more_input() -> None:
+    channel = Channel(window=10)
+    exchange = Exchange(channel, "head", b"0123456789" * 2, None)
+    exchange.step(0.01)
+    channel.end(0)
+    channel.window += 10
+    exchange.step(0.01)
+    assert channel.sent == b"0123456789"
+
+
 def test_input_is_kept_back_until_sudo_has_started_the_program() -> None:
     channel = Channel()
     sudo = Sudo("box", lambda: "horse", "env:P")

@@ -89,6 +89,26 @@ def test_any_text_can_be_read(text: str, name: str) -> None:
     assert known.types == {kind for kind, _ in known.keys}
 
 
+def test_a_comment_has_no_line_of_its_own() -> None:
+    """To OpenSSH only a newline ends a line; Python knows more of them."""
+    for end in "\x0b\x0c\x1c\x85\u2028":
+        assert parse(f"db1 {KEY} a{end}db2 {KEY}\n", "db2", FILE).keys == ()
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    host, other = (Host(address=name, known_hosts=str(path)) for name in ("db1", "db2"))
+    path.write_text(f"db1 {KEY}\n")
+    assert known_keys(host).keys == ((TYPE, DATA),)
+    append(path, other, Key(b"second"))
+    assert [data for _, data in known_keys(other).keys] == [b"second"]
+    with path.open("a") as file:
+        file.write(f"@revoked * {KEY}\n")
+    assert known_keys(host).revoked == ((TYPE, DATA),)
+    path.unlink()
+    assert known_keys(host).keys == ()
+
+
 def test_a_host_is_called_by_its_port_where_that_is_another_one() -> None:
     assert name_of(Host(address="DB1")) == "db1"
     assert name_of(Host(address="db1", port=2222)) == "[db1]:2222"

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import os
+import re
+import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
 from credscale.core.machines import Completed, LocalMachine, Machine
 from credscale.core.machines.files import File, changes_on, write_changed
 from credscale.core.machines.known_hosts import fingerprint, scan_type
+from credscale.core.machines.ssh import command_line
 from credscale.core.secrets import Secrets
-from credscale.testing import require
+from credscale.testing import require, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,6 +136,25 @@ def test_a_program_that_does_not_end_is_not_waited_for() -> None:
     with pytest.raises(ConnectFailed, match="did not end within 0.1 s") as caught:
         HERE.run(["sleep", "60"], timeout=0.1)
     assert caught.value.why == "timed out"
+
+
+def test_what_a_program_started_ends_with_it_when_its_time_is_up(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with pytest.raises(ConnectFailed, match="did not end within 0.5 s and was killed"):
+        HERE.run(["sh", "-c", 'sleep 60 & echo $! >"$1"; wait', "sh", str(pid)], timeout=0.5)
+    stat = Path(f"/proc/{pid.read_text().strip()}/stat")
+    wait_for(lambda: not stat.exists() or stat.read_text().split()[2] == "Z")
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0") | st.sampled_from("'\\\"$ ;")))
+)
+def test_a_login_shell_reads_every_word_as_it_is(words: list[str]) -> None:
+    line = command_line(["printf", "%s\\0", *words])
+    told = subprocess.run(["sh", "-c", line], capture_output=True, check=True, timeout=30).stdout
+    assert told == "".join(f"{word}\0" for word in words or [""]).encode()
+    in_fish = r"""(?:'[^'\\]*'|"'"|\\\\| )*"""  # no backslash inside quotes, nothing else outside
+    assert re.fullmatch(in_fish, line)
 
 
 def test_input_may_come_from_a_file(tmp_path: Path) -> None:

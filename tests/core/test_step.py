@@ -184,16 +184,18 @@ def test_a_runbook_puts_back_and_ends_the_journal_whatever_happens() -> None:
         ({"count": True}, "whole number"),
         ({"cuont": 1}, "no parameter"),
         ({"name": 5}, "text"),
+        ({"share": "inf"}, "must be a number"),
+        ({"share": "nan"}, "must be a number"),
     ],
 )
 def test_runbook_parameters_are_checked(given: dict[str, Any], words: str) -> None:
     @runbook()
-    def procedure(ctx: Context, *, count: int = 1, name: str = "") -> None:
+    def procedure(ctx: Context, *, count: int = 1, name: str = "", share: float = 0.5) -> None:
         """Do nothing."""
 
     with pytest.raises(EnvironmentInvalid, match=words):
         procedure.coerce(given)
-    assert procedure.coerce({"count": "7"}) == {"count": 7, "name": ""}
+    assert procedure.coerce({"count": "7"}) == {"count": 7, "name": "", "share": 0.5}
 
 
 def test_ctrl_c_waits_while_a_run_puts_back() -> None:

@@ -87,6 +87,7 @@ def test_a_password_of_two_lines_is_none(password: str) -> None:
     [
         (None, b"sudo: a password is required\n", 1, ConnectFailed, r"NOPASSWD.*hosts\.box\.sudo a reference"),
         ("x", b"sudo: sorry, you must have a tty to run sudo\n", 1, ConnectFailed, "requiretty"),
+        ("x", b"Sorry, user betty is not allowed to execute it.\n", 1, ConnectFailed, r"user betty .*sudo -l"),
         ("x", b"bob is not in the sudoers file.\n", 1, ConnectFailed, r"bob is not in the sudoers.*sudo -l"),
         (None, b"sh: sudo: not found\n", 127, PreconditionFailed, "sudo cannot be run there: sh: sudo: not found"),
     ],

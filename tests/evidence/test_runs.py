@@ -31,6 +31,11 @@ def test_lists_newest_first(root: Path) -> None:
     assert list_runs(root / "nowhere") == []
 
 
+def test_what_is_still_on_its_way_is_no_run(root: Path) -> None:
+    (root / "lab" / "shard-migrate" / ".20261123T220000Z-abcdef-x1").mkdir()
+    assert len(list_runs(root)) == 3
+
+
 @pytest.mark.parametrize("content", [None, b"", b"nonsense\n", b'{"event":"note"}\n', b'{"event":"run_started"}\n'])
 def test_a_broken_folder_is_listed_as_broken(root: Path, content: bytes | None) -> None:
     folder = root / "lab" / "shard-migrate" / "20260102T030405Z-dddd44"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 from typing import TYPE_CHECKING
@@ -80,6 +81,11 @@ def test_cells(example: Runbook) -> None:
     for cell in cells:
         if cell["cell_type"] == "code":
             compile("".join(cell["source"]), "cell", "exec")
+
+
+def test_a_parameter_that_must_be_given_is_none_until_it_is(example: Runbook) -> None:
+    example.parameters["depth"] = example.parameters["depth"].replace(default=inspect.Parameter.empty)
+    assert "depth = None\n" in notebook._parameters(example)["source"]
 
 
 def test_building_twice_gives_the_same_bytes(example: Runbook) -> None:

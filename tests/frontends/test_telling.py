@@ -47,9 +47,13 @@ def test_changes_that_were_made_cut_off_and_failed(tmp_path: Path) -> None:
         ("started", "third", 3, ""), ("finished", "third", 3, "done"),  # tried again
         ("started", "fourth", 4, ""),
     ]  # fmt: skip
+    journal.append("step_started", step="example")
     for event, what, number, status in events:
         journal.append(f"change_{event}", step="example", change=number, what=what, status=status)
+    journal.append("step_started", step="example")  # the same one once more
+    journal.append("change_finished", step="example", change=1, what="fifth", status="done")
     journal.close()
     changes = changes_in(tmp_path)
-    assert (changes.made, changes.failed) == (["first", "third", "fourth (its end was not seen)"], ["second"])
+    assert changes.made == ["first", "third", "fourth (its end was not seen)", "fifth"]
+    assert changes.failed == ["second"]
     assert "  ✗ second (it failed; a part of it may have been made)" in changes.text

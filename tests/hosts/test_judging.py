@@ -108,6 +108,15 @@ def test_limits(server: Limits, severity: str, what: str) -> None:
     assert told(list(judge_limits([host(servers=(server,))], 64000, 64000, 10000))) == [(severity, "h1", what)]
 
 
+def test_a_limit_is_raised_in_the_unit_of_the_very_process() -> None:
+    """A unit's name differs between distributions, and mongos has another one than mongod."""
+    (seen,) = judge_limits([host(servers=(Limits("mongos", 4711, 1024, 64000),))], 64000, 64000, 10000)
+    assert seen.remedy == (
+        "systemctl status 4711 names its unit; systemctl edit UNIT: LimitNOFILE=64000 and LimitNPROC=64000 in "
+        "[Service], then restart it"
+    )
+
+
 def test_limits_where_no_server_runs_or_nothing_can_be_read() -> None:
     found = list(judge_limits([host("h1"), host("mac", system="Darwin 23.6.0 arm64", login=None)], 1, 1, 1))
     assert told(found) == [

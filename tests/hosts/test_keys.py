@@ -24,7 +24,10 @@ class Shown:
     def __init__(self, *, known: bool = False, forgets: bool = False) -> None:
         self.known, self.forgets, self.jumps = known, forgets, list[Any]()
 
-    def offered(self, _name: str, _host: object, jump: object = None) -> tuple[str, str, bool]:
+    def offered(
+        self, _name: str, _host: object, jump: object = None, *, environment: str = "test"
+    ) -> tuple[str, str, bool]:
+        assert environment == "test"
         self.jumps.append(jump)
         return "ssh-ed25519", GOOD, self.known
 

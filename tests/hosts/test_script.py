@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from credscale.core.errors import ConnectFailed
 from credscale.core.machines import Completed, LocalMachine
 from credscale.hosts.script import SERVERS, ask, bounds, narrowed, split
 
@@ -68,6 +69,21 @@ def test_the_clock_is_read_again_when_the_connection_took_its_time(monkeypatch: 
     told = ask(slow, [], 5.0)
     assert slow.questions == 2
     assert (told.least, told.most) == (pytest.approx(-2.01, abs=1e-3), pytest.approx(-1.99, abs=1e-3))
+
+
+def test_an_answer_is_not_lost_for_the_sake_of_its_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1_000_000.0]
+    monkeypatch.setattr("credscale.hosts.script.time.time", lambda: clock[0])
+
+    class Gone(Slow):
+        def run(self, argv: Sequence[str], **extra: Any) -> Completed:
+            if self.questions:
+                assert extra["timeout"] == pytest.approx(0.995), "half of what is left"
+                raise ConnectFailed("the connection broke", "broken")
+            return super().run(argv, **extra)
+
+    told = ask(Gone(clock, ahead=-2.0, first=3.0), [], 5.0)
+    assert (told.least, told.most) == (pytest.approx(-2.01, abs=1e-3), pytest.approx(1.0, abs=1e-3))
 
 
 def test_what_a_program_prints_is_no_part() -> None:

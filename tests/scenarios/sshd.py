@@ -51,7 +51,7 @@ class Sshd:
 
     def __init__(self, folder: Path, *, address: str = ADDRESS, settings: Sequence[str] = ()) -> None:
         self.folder, self.address, self.settings = folder, address, tuple(settings)
-        (self.port,) = free_ports(1)
+        self.port = free_port(address)
         self.program = require("ssh")
         folder.mkdir()
         self.key = make_key(folder / "user")
@@ -73,8 +73,13 @@ class Sshd:
         (self.folder / "config").write_text("\n".join(lines) + "\n")
         command = [self.program, "-D", "-e", "-f", str(self.folder / "config")]
         with (self.folder / "log").open("ab") as log:
+            before = log.tell()
             self.process = subprocess.Popen(command, stderr=log)
-        wait_for(lambda: answers(self.address, self.port))
+        wait_for(lambda: self.process.poll() is not None or b"Server listening on" in self._log()[before:])
+        assert self.process.poll() is None, f"sshd ended: {self._log()[before:].decode(errors='replace')}"
+
+    def _log(self) -> bytes:
+        return (self.folder / "log").read_bytes()
 
     def end(self) -> None:
         """End it; sessions that are open go on."""
@@ -130,7 +135,11 @@ class Sshd:
         }  # fmt: skip
 
 
-def answers(address: str, port: int) -> bool:
-    """Tell whether somebody listens."""
-    with socket.socket() as probe:
-        return probe.connect_ex((address, port)) == 0
+def free_port(address: str) -> int:
+    """Return a port on which nobody listens, neither on this address nor on that of the lab."""
+    for port in free_ports(20):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            return port
+    raise AssertionError(f"no port of {address} is free")

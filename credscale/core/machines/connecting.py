@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEEPALIVE_SECONDS = 15
+PROHIBITED = 1  # the reason code of RFC 4254 for a channel that the server does not allow
 UNANSWERED_SECONDS = 30  # after which the kernel ends a connection whose packets nobody confirms
 _END_SECONDS = 0.2
 _NO_WAY = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL}
@@ -138,7 +139,10 @@ def reach(
             each.close()
         if isinstance(error, TimeoutError):
             stage = "answered" if not opened else "let us in" if opened[0].remote_version else "greeted, as sshd does,"
-            problem = f"it has not {stage} within {seconds:g} s (hosts.{name}.connect_timeout)"
+            bound = (
+                f" (hosts.{name}.connect_timeout)" if host.connect_timeout <= limit else ", all that was left for it"
+            )
+            problem = f"it has not {stage} within {seconds:.3g} s{bound}"
             why: Why = "timed out"
         elif isinstance(error, AuthenticationException):
             raise ConnectFailed(
@@ -147,9 +151,15 @@ def reach(
                 "auth",
             ) from None
         elif isinstance(error, ChannelException):
-            problem = f"the jump host {jump[0] if jump else ''} cannot connect to it: {error.text}"
+            bastion = jump[0] if jump is not None else ""
+            problem = f"the jump host {bastion} cannot connect to it: {error.text}"
+            if error.code == PROHIBITED:
+                problem = (
+                    f"the jump host {bastion} forbids it ({error.text}). Set AllowTcpForwarding local or PermitOpen in "
+                    f"the sshd_config of {bastion}"
+                )
             why = "unreachable"
-        elif isinstance(error, (SSHException, OSError, EOFError)):
+        elif isinstance(error, (SSHException, OSError, EOFError, UnicodeError)):
             said = error.strerror if isinstance(error, OSError) else str(error)
             problem, why = said or type(error).__name__, _why(error)
         else:
@@ -160,7 +170,9 @@ def reach(
 def _why(error: Exception) -> Why:
     if isinstance(error, ConnectionRefusedError):
         return "refused"
-    if isinstance(error, socket.gaierror) or (isinstance(error, OSError) and error.errno in _NO_WAY):
+    if isinstance(error, (socket.gaierror, UnicodeError)) or (  # the latter: no name can look like this
+        isinstance(error, OSError) and error.errno in _NO_WAY
+    ):
         return "unreachable"
     return "broken"
 

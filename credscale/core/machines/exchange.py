@@ -113,7 +113,7 @@ class Exchange:
         """Send as much input as the other end takes now, and the end of it; tell whether anything went."""
         if self._fed or self._held:
             return False
-        if self._channel.closed or self._channel.eof_received:
+        if self._channel.closed or self._channel.status_event.is_set():
             self._fed = True  # the program ended without reading everything, which is its right
             return False
         if not self._pending:

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from credscale.core.sections import Host
 
 
-def offered_key(name: str, host: Host, jump: tuple[str, Host] | None = None) -> tuple[str, str, bool]:
+def offered_key(
+    name: str, host: Host, jump: tuple[str, Host] | None = None, *, environment: str = ""
+) -> tuple[str, str, bool]:
     """Return the key that a host shows now: its type, its fingerprint, and whether it is known and not revoked.
 
     Nobody logs in on the host; on the jump host, whose key must be known, somebody does.
@@ -22,13 +24,14 @@ def offered_key(name: str, host: Host, jump: tuple[str, Host] | None = None) -> 
         name: how the inventory calls the host.
         host: how it is reached.
         jump: name and entry of the host to go through.
+        environment: name of the environment, for messages.
 
     Raises:
         ConnectFailed: it cannot be reached.
         EnvironmentInvalid: the known_hosts file cannot be read.
     """
     known = known_hosts.known_keys(host)
-    key = _shown(name, host, jump, known.types)
+    key = _shown(name, host, jump, known.types, environment)
     shown = (key.get_name(), key.asbytes())
     return key.get_name(), known_hosts.fingerprint(key), shown in known.keys and shown not in known.revoked
 
@@ -77,9 +80,9 @@ def accept_host_key(name: str, host: Host, fingerprint: str, jump: tuple[str, Ho
     return str(known.path)
 
 
-def _shown(name: str, host: Host, jump: tuple[str, Host] | None, types: set[str]) -> Any:
+def _shown(name: str, host: Host, jump: tuple[str, Host] | None, types: set[str], environment: str = "") -> Any:
     """Return the key that a host shows; the connection ends with that."""
-    way = connect(*jump, None) if jump is not None else None
+    way = connect(*jump, None, environment=environment) if jump is not None else None
     try:
         through = (jump[0], way) if jump is not None and way is not None else None
         transport = reach(name, host, through, types, lambda _: None, float("inf"))

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from credscale.core.sections import Host
 
 SSH_PORT = 22
+_HASHED = "|1|"
 _SHORTEST_LINE = 3  # hosts, type and key
 
 
@@ -71,17 +73,26 @@ def parse(text: str, name: str, path: Path) -> KnownKeys:
         path: of the file.
     """
     found: dict[str, list[tuple[str, bytes]]] = {"": [], "@revoked": [], "@cert-authority": []}
-    for line in text.splitlines():
-        words = line.split()
-        marker = words.pop(0) if words and words[0].startswith("@") else ""
-        if len(words) < _SHORTEST_LINE or words[0].startswith("#") or marker not in found:
-            continue
-        if _names(words[0], name):
+    for marker, patterns, kind, key in _lines(text):
+        if marker in found and _names(patterns, name):
             try:
-                found[marker].append((words[1], base64.b64decode(words[2], validate=True)))
+                found[marker].append((kind, base64.b64decode(key, validate=True)))
             except ValueError:
                 continue
     return KnownKeys(path, tuple(found[""]), tuple(found["@revoked"]), bool(found["@cert-authority"]))
+
+
+@lru_cache(maxsize=4)  # fifty hosts ask for the same file
+def _lines(text: str) -> tuple[tuple[str, str, str, str], ...]:
+    """Return marker, patterns, type and key of each line."""
+    found = []
+    for line in text.split("\n"):
+        words = line.split()
+        marker = words.pop(0) if words and words[0].startswith("@") else ""
+        if len(words) >= _SHORTEST_LINE and not words[0].startswith("#"):
+            patterns = words[0] if words[0].startswith(_HASHED) else words[0].lower()
+            found.append((marker, patterns, words[1], words[2]))
+    return tuple(found)
 
 
 def name_of(host: Host) -> str:
@@ -92,7 +103,7 @@ def name_of(host: Host) -> str:
 
 def _names(patterns: str, name: str) -> bool:
     """Tell whether the first field of a line means a host."""
-    if patterns.startswith("|1|"):
+    if patterns.startswith(_HASHED):
         _, _, salt, wanted = [*patterns.split("|"), "", ""][:4]
         try:
             digest = hmac.new(base64.b64decode(salt), name.encode(), hashlib.sha1).digest()
@@ -100,13 +111,19 @@ def _names(patterns: str, name: str) -> bool:
         except ValueError:
             return False
     found = False
-    for pattern in patterns.lower().split(","):
-        # [ is no wildcard here: it belongs to [host]:port
-        if fnmatch.fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]")):
+    for pattern in patterns.split(","):
+        if _fits(pattern.removeprefix("!"), name):
             if pattern.startswith("!"):
                 return False
             found = True
     return found
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """Tell whether a pattern means a host; [ is no wildcard here, it belongs to [host]:port."""
+    if "*" not in pattern and "?" not in pattern:
+        return pattern == name
+    return fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def check(name: str, host: Host, known: KnownKeys, key: Any, environment: str) -> None:

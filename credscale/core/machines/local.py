@@ -53,9 +53,7 @@ class LocalMachine(Machine):
                 problem = f"{self.name}: {argv[0]} did not end within {timeout:g} s and was killed"
                 raise ConnectFailed(problem, "timed out") from None
             finally:
-                if process.returncode is None:
-                    process.kill()
-                    process.wait()
+                _end(process)
             out.seek(0)
             err.seek(0)
             return Completed(code, out.read(), err.read())
@@ -94,11 +92,8 @@ class LocalMachine(Machine):
                 raise ConnectFailed(f"{problem}; it was killed", "timed out") from None
             self._succeeded(argv, Completed(code, tails["out"], tails["err"]))
         finally:
-            if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
             with process:  # closes its streams
-                process.wait()
+                _end(process)
 
     def _start(
         self, argv: Sequence[str], given: IO[bytes], out: IO[bytes] | int, err: IO[bytes] | int
@@ -127,6 +122,14 @@ class LocalMachine(Machine):
                 return True
         except OSError:
             return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program that did not end, and all that it started: it leads a process group of its own."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _given(stdin: bytes | BinaryIO) -> IO[bytes]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import getpass
 import shlex
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from credscale.core.sections import Host
 
@@ -35,13 +36,11 @@ def log_in(name: str, host: Host, transport: Any) -> None:
         AuthenticationException: no key was accepted.
         ConnectFailed: the key of the inventory cannot be used.
     """
-    from paramiko import Agent
     from paramiko.ssh_exception import AuthenticationException, BadAuthenticationType
 
-    agent = Agent()
     refused: AuthenticationException = AuthenticationException("there is no key to log in with")
-    try:
-        for key in _given(name, host.key, agent) if host.key is not None else _found(agent):
+    with closing(_given(name, host.key) if host.key is not None else _found(name)) as keys:
+        for key in keys:
             try:
                 more = transport.auth_publickey(user_of(host), key)
             except BadAuthenticationType:
@@ -56,36 +55,53 @@ def log_in(name: str, host: Host, transport: Any) -> None:
             refused = AuthenticationException(f"besides a key it asks for {' or '.join(more)}")
             break
         raise refused
-    finally:
-        agent.close()
 
 
-def _given(name: str, path: str, agent: Any) -> Iterator[Any]:
+@contextmanager
+def _agent(name: str) -> Iterator[Any]:
+    """Give the agent; without one it holds no key."""
+    from paramiko import Agent, SSHException
+
+    try:
+        agent = Agent()
+    except (SSHException, OSError) as error:
+        raise ConnectFailed(
+            f"{name}: the agent of SSH_AUTH_SOCK cannot be used: {error}. Start it anew, or name a key file in "
+            f"hosts.{name}.key",
+            "auth",
+        ) from None
+    with closing(agent):
+        yield agent
+
+
+def _given(name: str, path: str) -> Generator[Any]:
     """Yield the key of a file; when it is encrypted, the agent's copy of it."""
     file = Path(path).expanduser()
+    public = file.with_name(file.name + ".pub")
     try:
         key = _load(file)
+        wanted = public.read_text(encoding="utf-8").split()[1:2] if key is None and public.is_file() else []
     except (OSError, ValueError) as error:
         problem = error.strerror if isinstance(error, OSError) else error
         raise ConnectFailed(f"the key {file} cannot be used: {problem}. Check hosts.{name}.key", "auth") from None
     if key is not None:
         yield key
         return
-    public = file.with_name(file.name + ".pub")
-    wanted = public.read_text(encoding="utf-8").split()[1:2] if public.is_file() else []
-    held = [each for each in agent.get_keys() if base64.b64encode(each.asbytes()).decode() in wanted]
-    if not held:
-        raise ConnectFailed(
-            f"the key {file} is encrypted, and no agent holds it (looked for {public} in the agent of SSH_AUTH_SOCK). "
-            f"Add it with: ssh-add {shlex.quote(str(file))}",
-            "auth",
-        )
-    yield held[0]
+    with _agent(name) as agent:
+        held = [each for each in agent.get_keys() if base64.b64encode(each.asbytes()).decode() in wanted]
+        if not held:
+            raise ConnectFailed(
+                f"the key {file} is encrypted, and no agent holds it (looked for {public} in the agent of "
+                f"SSH_AUTH_SOCK). Add it with: ssh-add {shlex.quote(str(file))}",
+                "auth",
+            )
+        yield held[0]
 
 
-def _found(agent: Any) -> Iterator[Any]:
+def _found(name: str) -> Generator[Any]:
     """Yield the agent's keys, then those of ``~/.ssh`` that can be read without a passphrase."""
-    yield from agent.get_keys()
+    with _agent(name) as agent:
+        yield from agent.get_keys()
     for each in _DEFAULT_KEYS:
         try:
             key = _load(Path("~/.ssh").expanduser() / each)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
-from credscale.core.machines.connecting import Way, connect
+from credscale.core.machines.connecting import PROHIBITED, Way, connect
 from credscale.core.machines.exchange import Exchange, Watchdog
 from credscale.core.machines.login import user_of
 from credscale.core.machines.machine import COMMAND_SECONDS, TAIL_BYTES, Completed, Machine
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from credscale.core.sections import Host
 
 _NOT_FOUND = 127
-_PROHIBITED = 1  # the reason code of RFC 4254 for a channel that the server does not allow
 _GRACE_SECONDS = 1.0  # after which a connection that does not even let a call return is broken off
 _SHORTEST = 0.001
 
@@ -58,6 +56,7 @@ class SshMachine(Machine):
         self._resolve = resolve if resolve is not None else Secrets().resolve
         self._way: Way | None = None
         self._connecting = threading.Lock()
+        self.connecting_seconds: float = host.connect_timeout + (jump.connecting_seconds if jump is not None else 0.0)
         self._tunnels: dict[int, Tunnel] = {}
 
     def run(self, argv: Sequence[str], *, stdin: bytes | BinaryIO = b"", timeout: float = COMMAND_SECONDS) -> Completed:
@@ -111,7 +110,7 @@ class SshMachine(Machine):
 
         until = time.monotonic() + seconds
         sudo = self._sudo()
-        command = shlex.join(argv if sudo is None else sudo.words(argv))
+        command = command_line(argv if sudo is None else sudo.words(argv))
         way, channel = self._session(until, late)
         watchdog = Watchdog(until + _GRACE_SECONDS - time.monotonic(), way.break_off())
         try:
@@ -194,7 +193,7 @@ class SshMachine(Machine):
             with Watchdog(seconds + _GRACE_SECONDS, way.break_off()):
                 way.transport.open_channel("direct-tcpip", *ends, timeout=seconds).close()
         except ChannelException as error:
-            if error.code == _PROHIBITED:
+            if error.code == PROHIBITED:
                 raise ConnectFailed(
                     f"{self.name}: sshd forbids forwarding, by which we look whether a port is taken. "
                     "Set AllowTcpForwarding local there",
@@ -225,12 +224,12 @@ class SshMachine(Machine):
             ConnectFailed: the machine cannot be reached.
         """
         until = time.monotonic() + seconds
-        with self._connecting:
+        with self._turn(seconds):
             if self._way is None or not self._way.open:
                 if self._way is not None:
                     self._way.close()
                 self._way = None
-                jump = self._jump.way(seconds) if self._jump is not None else None
+                jump = self._jump.way(until - time.monotonic()) if self._jump is not None else None
                 try:
                     self._way = self._connect(jump, until)
                 except ConnectFailed:
@@ -239,10 +238,35 @@ class SshMachine(Machine):
                     self._way = self._connect(self._jump.way(until - time.monotonic()), until)  # it was dead before
             return self._way
 
+    @contextmanager
+    def _turn(self, seconds: float) -> Iterator[None]:
+        """Let one call at a time connect; the others wait for it no longer than connecting may take, or they have."""
+        patience = max(0.0, min(seconds, self.connecting_seconds))
+        if not self._connecting.acquire(timeout=patience):
+            raise ConnectFailed(
+                f"{self.name} ({self._host.address}:{self._host.port}) cannot be reached over SSH: another call has "
+                f"not connected to it within {patience:.3g} s",
+                "timed out",
+            )
+        try:
+            yield
+        finally:
+            self._connecting.release()
+
     def _connect(self, jump: Way | None, until: float) -> Way:
         through = (self._jump.name, jump) if self._jump is not None and jump is not None else None
         limit = until - time.monotonic()
         return connect(self.name, self._host, through, limit=limit, environment=self._environment)
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """Return a program and its arguments as one line for the user's login shell, each word in quotes.
+
+    Not shlex.join: fish takes a backslash before a quote for an escape and %self for a process, so no backslash stands
+    inside quotes and no word outside.
+    """
+    words = (word.replace("'", "'\"'\"'").replace("\\", "'\\\\'") for word in argv)
+    return " ".join(f"'{word}'" for word in words)
 
 
 def _waiting(sudo: Sudo | None) -> str:

@@ -93,7 +93,7 @@ class Sudo:
                 f"{self._name}: sudo cannot be run there: {said}. Install it, or log in as root and leave out "
                 f"hosts.{self._name}.sudo"
             )
-        if "tty" in said:
+        if "have a tty" in said:
             return ConnectFailed(
                 f"{where}: {said}. Its sudoers file asks for a terminal (requiretty), which we have none of: exempt "
                 "this user with: Defaults:USER !requiretty",

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock
+
 from credscale.core.errors import PreconditionFailed, VerificationFailed
 from credscale.evidence import manifest, redact
 
@@ -49,19 +51,14 @@ def bring(host: RemoteHost, run: str, folder: Path, secrets: Secrets, signer: st
             arrived.mkdir()
             _unpack(data, arrived)
             told = _judge(host.name, arrived, wanted, secrets, signer)
-            if folder.is_dir() and manifest.verify(folder).ok:
-                if _read(folder / manifest.MANIFEST) == _read(arrived / manifest.MANIFEST):
-                    return told
-                return f"{told}; other evidence, intact as well, is in {folder} already and was left alone"
-            if folder.exists():
-                shutil.rmtree(folder)  # a part of it, from while the run was at work
-            arrived.rename(folder)
+            LOCK.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(LOCK):
+                return told + _put(arrived, folder)
     except OSError as error:
         raise PreconditionFailed(
             f"the evidence cannot be written to {folder}: {error.strerror}. It is safe on {host.name}. "
             f"Make room, then: invoke report.attach {run}"
         ) from None
-    return told
 
 
 def _judge(host: str, arrived: Path, wanted: dict[str, dict[str, object]], secrets: Secrets, signer: str) -> str:
@@ -83,10 +80,6 @@ def _judge(host: str, arrived: Path, wanted: dict[str, dict[str, object]], secre
     return f"{same}; intact, signed on {host} with {found.fingerprint}"
 
 
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
-
-
 def _unpack(data: bytes, folder: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
@@ -100,13 +93,16 @@ def _unpack(data: bytes, folder: Path) -> None:
         raise VerificationFailed(f"the evidence came in pieces ({error})") from None
 
 
-def _put(arrived: Path, folder: Path) -> None:
-    """Move what arrived to its place; what another terminal has brought is left to it, who may be reading it."""
-    if folder.exists() and _hashes(folder) == _hashes(arrived):
-        return
+def _put(arrived: Path, folder: Path) -> str:
+    """Move what arrived to its place, unless good evidence is there; returns what to say about that."""
+    if folder.is_dir() and (_hashes(folder) == _hashes(arrived)):
+        return ""
+    if folder.is_dir() and manifest.verify(folder).ok:
+        return f"; other evidence, intact as well, is in {folder} already and was left alone"
     if folder.exists():
-        shutil.rmtree(folder)  # it came while the run was still at work
+        shutil.rmtree(folder)  # a part of it, from while the run was at work
     arrived.rename(folder)
+    return ""
 
 
 def _hashes(folder: Path) -> dict[str, str]:

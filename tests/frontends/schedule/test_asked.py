@@ -31,6 +31,8 @@ def test_given_values_win_over_the_environments_and_those_over_the_defaults(ask:
     [
         (["chunk_size=64"], "no parameter 'chunk_size'"),
         (["chunk_size_mb=many"], "must be a whole number"),
+        (["stall_minutes=inf"], "stall_minutes: inf is no number that a file could hold"),
+        (["stall_minutes=nan"], "stall_minutes: nan is no number that a file could hold"),
         (["chunk_size_mb"], "is not name=value"),
         (["=64"], "is not name=value"),
         (["chunk_size_mb=1", "chunk-size-mb=2"], "twice"),
@@ -91,6 +93,10 @@ def test_a_file_is_written_once_and_replaced_only_on_demand(tmp_path: Path) -> N
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dag.py").mkdir()
+    with pytest.raises(Refused, match="cannot be written: Is a directory"):
+        write(tmp_path / "dag.py", "y", force=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["dag.py"], "nor is a draft left"
     (tmp_path / "file").touch()
     with pytest.raises(Refused, match="cannot be written: File exists"):
         write(tmp_path / "file/a.py", "y", force=False)

@@ -124,6 +124,8 @@ def test_secrets_come_from_the_secret_and_never_stand_in_the_file(
         "/home/credscale/.ssh/ops_ed25519": "ops_ed25519",
         "/home/credscale/.ssh/known_hosts": "known_hosts",
     }
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "secrets")
+    assert volume["secret"]["defaultMode"] == 0o440, "for the pod's group alone"
     keys = "CREDSCALE_PROD_MONGO_URI, known_hosts, ops_ed25519, redis-ca.pem, redis"
     assert set(text.partition("must hold: ")[2].partition(".\n")[0].split(", ")) == set(keys.split(", "))
 
@@ -151,10 +153,15 @@ def test_hostile_values_arrive_as_they_are(ask: Callable[..., Asked]) -> None:
     assert [expanded(word) for word in command[-2:]] == [f"--ticket={HOSTILE}", f"--main-query={HOSTILE}"]
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("$()AHOME")))
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("$()AHOME\x85\u2028\n")))
 def test_kubernetes_expands_nothing(value: str) -> None:
     assert expanded(kubernetes.unexpanded(value)) == value
     assert yaml.safe_load(kubernetes.dump([{"command": [value]}])) == {"command": [value]}
+
+
+@pytest.mark.parametrize("text", ["y", "N", "on", "1e3", "0x1F", "0o17", "1_000", "12", "1.5", "null", "~", ".inf"])
+def test_what_another_parser_of_yaml_takes_for_something_else_stands_in_quotes(text: str) -> None:
+    assert re.fullmatch(rf"- (['\"]){re.escape(text)}\1\n", kubernetes.dump([[text]]))  # type: ignore[list-item]
 
 
 def test_whatever_differs_gets_another_name(ask: Callable[..., Asked]) -> None:

@@ -25,6 +25,11 @@ def good(c, text):
     print(text)
 
 @task
+def odd(c):
+    sys.stdout.buffer.write(b"\\xff out\\n")
+    sys.stderr.buffer.write(b"\\xff err\\n")
+
+@task
 def bad(c):
     print("because")
     sys.exit(3)
@@ -79,6 +84,9 @@ def test_a_run_that_never_was_fails_the_task(commands: list[list[str]], tmp_path
     with pytest.raises(CredscaleError, match="ended before it began"):
         worker.seal(str(folder))
     assert not folder.exists(), "report.list would show it as a broken run"
+    with pytest.raises(CredscaleError, match="is not on this worker.*CREDSCALE_ARTIFACTS") as caught:
+        worker.seal(str(folder))
+    assert "othing was changed" not in str(caught.value), "nobody can tell that here"
     assert commands == []
 
 
@@ -89,6 +97,8 @@ def test_commands_run_in_the_folder_of_the_project(
     (tmp_path / "tasks.py").write_text(TASKS)
     assert worker._invoke(["good", "--text=$(id) ü"]) == "$(id) ü\n"
     assert capsys.readouterr().out == "to people\n$(id) ü\n"
+    assert worker._invoke(["odd"]) == "\ufffd out\n"
+    assert capsys.readouterr().out == "\ufffd err\n\ufffd out\n"
     with pytest.raises(CredscaleError, match="invoke bad ended with exit code 3"):
         worker._invoke(["bad"])
     assert capsys.readouterr().out == "because\n"

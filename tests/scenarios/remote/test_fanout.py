@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(180)]
 REPOSITORY = Path(__file__).parents[3]
-HANGING_SECONDS = 3.0  # after which a hanging host is given up
+HANGING_SECONDS = 1.5  # after which a hanging host is given up
 PATIENT_SECONDS = 60.0  # for hosts that serve, on a busy machine
 ALIVE, SERVERS = 45, 3
 EVERY_ADDRESS = "0.0.0.0"  # noqa: S104 - so that each of 127.0.x.y is a host
