@@ -13,7 +13,7 @@ import pytest
 from credscale.core.errors import EnvironmentInvalid
 from credscale.core.journal import Journal
 from credscale.core.runbook import Runbook
-from credscale.frontends import notebook
+from credscale.frontends import catalogue, notebook
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,3 +146,10 @@ def test_endings(
     found, text = notebook._ending(tmp_path / "j", RuntimeError("Kernel died"), interrupts)
     assert found == status
     assert words in text
+
+
+def test_every_notebook_is_python() -> None:
+    for runbook in catalogue.runbooks():
+        for number, cell in enumerate(json.loads(notebook.build(runbook))["cells"]):
+            if cell["cell_type"] == "code":
+                compile("".join(cell["source"]), f"{runbook.name}, cell {number}", "exec")
