@@ -78,6 +78,7 @@ class SshMachine(Machine):
         """Run a program and yield what it prints as it comes; see ``Machine.stream``."""
         out, err = b"", b""
         problem = f"{self.name}: {argv[0]} printed nothing for {silence:g} s, so the connection was closed"
+        self.way()  # a slow login is not the program's silence
         with self._started(argv, stdin, silence, problem) as (exchange, sudo, watchdog):
             heard = time.monotonic()
             while not exchange.ended:
