@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -94,9 +93,6 @@ def ask(runbook: str, env: str, ticket: str, cron: str, settings: Iterable[str],
     if not _is_utf8(ticket):
         raise EnvironmentInvalid(f"--ticket {ticket!r} is not UTF-8")
     params = found.coerce(environment.defaults_for(found.name, found.inherited) | given)
-    for name, value in params.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise EnvironmentInvalid(f"--set {name}: {value} is no number that a file could hold")
     if cron and not _CRON.fullmatch(cron):
         raise EnvironmentInvalid(
             f"--cron {cron!r} is not five fields, minute hour day month weekday, such as '0 2 * * 6', nor @daily"

@@ -31,8 +31,8 @@ def test_given_values_win_over_the_environments_and_those_over_the_defaults(ask:
     [
         (["chunk_size=64"], "no parameter 'chunk_size'"),
         (["chunk_size_mb=many"], "must be a whole number"),
-        (["stall_minutes=inf"], "stall_minutes: inf is no number that a file could hold"),
-        (["stall_minutes=nan"], "stall_minutes: nan is no number that a file could hold"),
+        (["stall_minutes=inf"], "must be a number, not 'inf'"),
+        (["stall_minutes=nan"], "must be a number, not 'nan'"),
         (["chunk_size_mb"], "is not name=value"),
         (["=64"], "is not name=value"),
         (["chunk_size_mb=1", "chunk-size-mb=2"], "twice"),
