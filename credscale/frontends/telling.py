@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from credscale.core.journal import read_journal
+from credscale.core.secrets import Secrets
 from credscale.frontends.session import JOURNAL
 from credscale.frontends.tables import problem_rows, tables_of, without_good_rows
 
@@ -150,4 +151,5 @@ def again(runbook: Runbook, flags: Flags) -> str:
     for name, value in flags.params.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     switches = {"--dry-run": flags.dry_run, "--yes": flags.yes, "--in-process": flags.in_process, "--json": flags.json}
-    return shlex.join(words + [flag for flag, given in switches.items() if given])
+    command = shlex.join(words + [flag for flag, given in switches.items() if given])
+    return Secrets().mask(command)  # a password in a parameter, which is refused for that

@@ -174,12 +174,16 @@ def launch(base: Path, run: str) -> None:
         }
         for name in ("CREDSCALE_ARTIFACTS", "PYTHONHOME"):  # artifacts are looked for in the working folder
             environment.pop(name, None)
-        with (folder / "worker.log").open("ab") as log:
-            worker = subprocess.Popen(
-                [packages / "venv" / "bin" / "python", "-P", "-m", "credscale.frontends.remote.worker", folder],
-                cwd=base / "work", env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+        try:
+            with (folder / "worker.log").open("ab") as log:
+                worker = subprocess.Popen(
+                    [packages / "venv" / "bin" / "python", "-P", "-m", "credscale.frontends.remote.worker", folder],
+                    cwd=base / "work", env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                    start_new_session=True,
+                )  # fmt: skip
+        except OSError:
+            (folder / "order.json").unlink()  # without it there is no such run
+            raise
         _write(folder / "process.json", {"pid": worker.pid, "began": _began(worker.pid)})
         if worker.stdin is not None:
             with worker.stdin as given:

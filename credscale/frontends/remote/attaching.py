@@ -50,7 +50,9 @@ def attach(run: str, env: str, on: str, front: Terminal) -> tuple[Sent, Outcome]
     secrets = secrets_of(environment)
     with closing(Clients(environment, secrets)) as clients:
         if sent is None:
-            sent = _search(environment, clients, run, env, on)
+            sent, silent = _search(environment, clients, run, env, on)
+            for each in silent:
+                front.console.print(f"not asked: {each}", markup=False, soft_wrap=True)
             remember(sent)
         told = f"{sent.runbook} on {sent.environment}, run {sent.run} on {sent.on}"
         front.console.print(told, markup=False, soft_wrap=True)
@@ -58,13 +60,14 @@ def attach(run: str, env: str, on: str, front: Terminal) -> tuple[Sent, Outcome]
         return sent, watch(host, sent, secrets, front)
 
 
-def _search(environment: Environment, clients: Clients, run: str, env: str, on: str) -> Sent:
-    """Ask the hosts for a run."""
-    names = [on] if on else list(environment.hosts)
-    unknown = [name for name in names if name not in environment.hosts]
-    if unknown or not names:
-        known = ", ".join(environment.hosts) or "none; add the section hosts"
+def _search(environment: Environment, clients: Clients, run: str, env: str, on: str) -> tuple[Sent, list[str]]:
+    """Ask the hosts for a run; returns it, and why others could not be asked."""
+    if not environment.hosts:
+        raise EnvironmentInvalid(f"{environment.path} has no section hosts, so no run can be elsewhere")
+    if on and on not in environment.hosts:
+        known = ", ".join(environment.hosts)
         raise EnvironmentInvalid(f"--on {on}: no such host in {environment.path}. It has: {known}")
+    names = [on] if on else list(environment.hosts)
 
     def runs(machine: Machine) -> Any:
         host = RemoteHost(machine, environment.hosts[machine.name])
@@ -80,11 +83,13 @@ def _search(environment: Environment, clients: Clients, run: str, env: str, on: 
     silent = [answer.text for answer in answers if answer.why]
     if on and silent:
         raise ConnectFailed(f"{silent[0]}. So it cannot be asked for its runs")
+    if run == "last" and silent:
+        raise ConnectFailed(f"{'; '.join(silent)}. So nobody knows which run is the last one; give its id")
     found = chosen(run, there)
     if found is None:
         more = f" Not asked: {'; '.join(silent)}." if silent else ""
         raise UnknownTarget(f"no run {run!r} of {environment.name} is on {', '.join(names)}.{more}")
-    return found
+    return found, silent
 
 
 def _flags_of(told: dict[str, Any]) -> dict[str, object]:

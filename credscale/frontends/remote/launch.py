@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.clients import Clients
-from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, PreconditionFailed
+from credscale.core.errors import CredscaleError, EnvironmentInvalid, MissingExtra, PreconditionFailed, UnknownTarget
 from credscale.core.secrets import Secrets, has_password
 from credscale.evidence.manifest import commit_text
 from credscale.frontends import notebook, policy
@@ -42,7 +42,9 @@ def run_on(runbook: Runbook, flags: Flags, front: Terminal) -> Outcome:
             try:
                 _launch(host, sent, order)
             except PreconditionFailed:
-                forget(sent.run)  # the host itself says that it did not start
+                if _is_there(host, sent.run):
+                    raise
+                forget(sent.run)  # the host itself says that it did not begin
                 sent = None
                 raise
             front.console.print(f"{host.name}: run {sent.run} goes on without this terminal", soft_wrap=True)
@@ -91,6 +93,17 @@ def _launch(host: RemoteHost, sent: Sent, order: dict[str, Any]) -> None:
     artifacts = f"artifacts/{sent.environment}/{sent.runbook}/{sent.run}"
     text = json.dumps(order | {"artifacts": artifacts}).encode()
     patiently(lambda: host.call("launch", sent.run, stdin=text))
+
+
+def _is_there(host: RemoteHost, run: str) -> bool:
+    """Tell whether a host knows of a run; yes where it cannot be asked."""
+    try:
+        host.call("evidence", run)
+    except UnknownTarget:
+        return False
+    except CredscaleError:
+        return True
+    return True
 
 
 def _prepared(

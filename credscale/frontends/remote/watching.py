@@ -79,7 +79,8 @@ def _ended(
         return Outcome(ended["code"], status, folder, ended["changes"], ended["problem"], ended["signer"], sent.run)
     changes = changes_in(folder)
     words = last_words.splitlines()
-    why = f"{words[-1] if words else NO_WORDS}. Running it again goes on from there\n{changes.text}\n{told}"
+    known = changes.text if folder is not None else "What it has changed is not known here"
+    why = f"{words[-1] if words else NO_WORDS}. Running it again goes on from there\n{known}\n{told}"
     _say(front, f"✗ {sent.runbook} was killed on {host.name}", why)
     return Outcome(FAILED, status, folder, len(changes.made) if folder is not None else None, run=sent.run)
 

@@ -198,12 +198,19 @@ def test_no_such_run_here_and_no_environment_to_ask(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("env", "on", "known"), [("prod.yaml", "bastoin", "bastion, spare"), ("empty.yaml", "", "none; add the section")]
+    ("env", "on", "known"),
+    [("prod.yaml", "bastoin", ". It has: bastion, spare"), ("empty.yaml", "", " has no section hosts")],
 )
 def test_a_host_that_the_inventory_does_not_have(
     monkeypatch: pytest.MonkeyPatch, env: str, on: str, known: str
 ) -> None:
     bastion = host("bastion", listed(RUN))
-    with pytest.raises(EnvironmentInvalid, match=f"{env}. It has: {known}"):
+    with pytest.raises(EnvironmentInvalid, match=f"{env}{known}"):
         Attached(monkeypatch, bastion)(RUN, env=env, on=on)
     assert bastion.asked == []
+
+
+def test_which_run_is_the_last_nobody_knows_while_a_host_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    bastion, spare = host("bastion", listed(RUN)), host("spare", ConnectFailed("no answer", why="timed out"))
+    with pytest.raises(ConnectFailed, match="spare: timed out: no answer. So nobody knows which run is the last one"):
+        Attached(monkeypatch, bastion, spare)("last", env="prod.yaml")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from credscale import Context, Finding, step
-from credscale.core.errors import ConnectFailed, PreconditionFailed
+from credscale.core.errors import ConnectFailed, PreconditionFailed, UnknownTarget
 from credscale.core.runbook import Runbook
 from credscale.frontends import notebook
 from credscale.frontends.front import Terminal
@@ -161,7 +161,6 @@ def test_a_parameter_with_a_password_does_not_reach_a_disk(sending: Sending) -> 
     assert OTHER_SECRET not in outcome.problem
 
 
-@pytest.mark.xfail(strict=True, reason="the last line, 'or again: invoke move ... --target URI', shows the password")
 def test_a_parameter_with_a_password_is_not_shown(sending: Sending) -> None:
     sending(params={"target": f"mongodb://ada:{OTHER_SECRET}@h"})
     assert OTHER_SECRET not in sending.out
@@ -212,11 +211,22 @@ def test_a_run_that_could_not_be_remembered_is_not_started(sending: Sending) -> 
 
 def test_a_launch_that_the_host_refused(sending: Sending) -> None:
     sending.bastion.answers["launch"] = [PreconditionFailed("bastion: launch failed: No space left on device")]
+    sending.bastion.answers["evidence"] = [UnknownTarget("there is no run")]
     outcome = sending()
     assert (outcome.code, outcome.status, outcome.changes, outcome.run) == (1, "failed", 0, None)
     assert "✗ move: bastion: launch failed: No space left on device\nChanged so far: nothing\n" in sending.out
     assert away() == []
     assert "follow" not in sending.bastion.verbs()
+
+
+@pytest.mark.parametrize("asked", [{"files": {}}, PreconditionFailed("killed"), ConnectFailed("cut", why="host key")])
+def test_a_launch_that_failed_with_the_run_there_may_go_on(sending: Sending, asked: Any) -> None:
+    sending.bastion.answers["launch"] = [PreconditionFailed("bastion: launch failed: something ended it")]
+    sending.bastion.answers["evidence"] = [asked]
+    outcome = sending()
+    assert (outcome.code, outcome.status, outcome.changes) == (1, "detached", None)
+    assert "The run may go on there" in sending.out
+    assert [each.run for each in away()] == [outcome.run]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +259,6 @@ def test_a_launch_is_repeated_where_the_connection_broke(sending: Sending) -> No
     assert first == second
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal of the second try does not tell that the first one did not start it")
 def test_a_launch_that_is_refused_after_the_connection_broke(sending: Sending) -> None:
     sending.bastion.answers["launch"] = [BROKEN, PreconditionFailed("somebody else has held runs for 60 s")]
     outcome = sending()
