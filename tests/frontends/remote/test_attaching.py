@@ -211,6 +211,7 @@ def test_a_host_that_the_inventory_does_not_have(
 
 
 def test_which_run_is_the_last_nobody_knows_while_a_host_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    bastion, spare = host("bastion", listed(RUN)), host("spare", ConnectFailed("no answer", why="timed out"))
+    spare = FakeHost("spare", runs=[ConnectFailed("no answer", why="timed out")])
+    bastion = host("bastion", listed(RUN))
     with pytest.raises(ConnectFailed, match="spare: timed out: no answer. So nobody knows which run is the last one"):
         Attached(monkeypatch, bastion, spare)("last", env="prod.yaml")
