@@ -47,6 +47,8 @@ def attach(run: str, env: str, on: str, front: Terminal) -> tuple[Sent, Outcome]
             f"back: invoke report.attach {run} --env NAME (asks the environment's hosts), or invoke report.list"
         )
     environment = load(env or (sent.env if sent is not None else env))
+    if sent is not None and sent.on not in environment.hosts:
+        raise EnvironmentInvalid(f"run {sent.run} is on {sent.on}, which {environment.path} does not have any more")
     secrets = secrets_of(environment)
     with closing(Clients(environment, secrets)) as clients:
         if sent is None:

@@ -215,3 +215,9 @@ def test_which_run_is_the_last_nobody_knows_while_a_host_is_silent(monkeypatch: 
     bastion = host("bastion", listed(RUN))
     with pytest.raises(ConnectFailed, match="spare: timed out: no answer. So nobody knows which run is the last one"):
         Attached(monkeypatch, bastion, spare)("last", env="prod.yaml")
+
+
+def test_a_host_that_left_the_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent(RUN, on="gone")
+    with pytest.raises(EnvironmentInvalid, match=f"run {RUN} is on gone, which .*prod.yaml does not have any more"):
+        Attached(monkeypatch, host("bastion"))(RUN)
