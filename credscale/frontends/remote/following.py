@@ -166,7 +166,8 @@ class _Watcher:
             raise error
         if not self._lost:
             self._lost = now
-            self._screen.note(f"the connection is lost; the run goes on at {self._host.name}, trying again ({error})")
+            reason = error.why if isinstance(error, ConnectFailed) else error
+            self._screen.note(f"the connection is lost; the run goes on at {self._host.name}, trying again ({reason})")
         try:
             time.sleep(PAUSES[min(self._tries, len(PAUSES) - 1)])
         except KeyboardInterrupt:

@@ -97,7 +97,7 @@ def test_goes_on_where_it_was_when_the_connection_broke() -> None:
     last, out = watch(host)
     assert last == ENDED
     assert host.asked_from == ["0", "96", "96"]
-    assert out.count("the connection is lost; the run goes on at bastion") == 1
+    assert out.count("the connection is lost; the run goes on at bastion, trying again (timed out)") == 1
     assert out.index("first") < out.index("is lost") < out.index("connected to bastion again") < out.index("second")
 
 
