@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from credscale.core.errors import EnvironmentInvalid, VerificationFailed
 from credscale.core.machines.asking import ask_hosts
 from credscale.core.machines.fanout import HOST_SECONDS, PARALLEL
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, probe
 from credscale.hosts.choosing import chosen_hosts, roles_of
 from credscale.hosts.judging import Seen, judge_answers, judge_clocks, judge_disks, ordered
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from credscale.core.machines import Machine
     from credscale.core.machines.fanout import Answer
 
-MOST_TOLD, MOST_NAMED = 6, 5
+MOST_TOLD = 6
 COLUMNS = {
     "disks": ("path", "mount", "size", "free", "full", "inodes"),
     "clocks": ("seconds ahead", "known to (s)"),
@@ -214,15 +215,10 @@ def sentence(answers: Sequence[Answer[Any]], stops: Sequence[Seen]) -> str:
     for each in stops:
         if not any(each.host in names for names in silent.values()):
             places.setdefault(each.what, []).append(each.host)
-    texts = [f"{_listed(names)} {why}" for why, names in silent.items()]
-    texts += [f"{_listed(names)}: {what}" for what, names in places.items()]
-    more = f"; and {len(texts) - MOST_TOLD} more" if len(texts) > MOST_TOLD else ""
-    return "; ".join(texts[:MOST_TOLD]) + more
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    texts = [f"{listed(names)} {why}" for why, names in silent.items()]
+    # A host has a finding for each of its processes, and is named once.
+    texts += [f"{listed(dict.fromkeys(names))}: {what}" for what, names in places.items()]
+    return listed(texts, MOST_TOLD, "; ")
 
 
 def _paths(text: str) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from credscale.core.errors import ConnectFailed, EnvironmentInvalid, StepFailed
 from credscale.core.runbook import RunFailed
 from credscale.core.step import Status
 from credscale.hosts.choosing import chosen_hosts, roles_of
+from credscale.hosts.judging import Seen
 from credscale.hosts.probes import (
+    sentence,
     verify_clocks,
     verify_disk,
     verify_hosts,
@@ -81,6 +83,11 @@ def test_clocks_and_versions_of_hosts_that_are_in_order() -> None:
     assert verify_versions(ctx).summary == "versions: 2 of 2 hosts answered, all in order"
     result = failed(verify_clocks, ctx)  # recorded long ago, so it is this machine that differs
     assert [row["host"] for row in result.output["rows"] if row["severity"] == "stop"] == ["this machine"]
+
+
+def test_a_host_is_named_once_for_what_many_of_its_processes_have() -> None:
+    stops = [Seen("stop", host, what="mongod may have few files") for host in ("d1", "d1", "d2", "d1")]
+    assert sentence((), stops) == "d1, d2: mongod may have few files"
 
 
 def test_one_look_at_all_asks_every_host_once() -> None:

@@ -703,6 +703,14 @@ def test_a_shards_log_has_the_form_of_mongodb(lab: Lab) -> None:
     assert warned[0]["msg"].startswith("Access control is not enabled")
 
 
+def test_a_member_was_elected_when_it_started(lab: Lab) -> None:
+    first, second = (lab.clients["shard1"].admin.command("replSetGetStatus") for _ in range(2))
+    elected = first["members"][0]["electionDate"]
+    assert second["members"][0]["electionDate"] == elected, "asking elects nobody"
+    assert elected < first["date"]
+    assert first["members"][0]["uptime"] <= second["members"][0]["uptime"]
+
+
 def test_a_router_tells_who_is_logged_in_and_what_writes_wait_for(lab: Lab) -> None:
     login = lab.mongos.admin.command("connectionStatus", showPrivileges=True)["authInfo"]
     assert login == {"authenticatedUsers": [], "authenticatedUserRoles": [], "authenticatedUserPrivileges": []}

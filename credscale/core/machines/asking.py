@@ -14,6 +14,7 @@ from credscale.core.errors import (
     VerificationFailed,
 )
 from credscale.core.machines.fanout import HOST_SECONDS, PARALLEL, Answer, fan_out
+from credscale.core.phrases import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_PARALLEL, LONGEST_SECONDS = 500, 3600.0
-MOST_NAMED, MOST_LISTED = 5, 100
+MOST_LISTED = 100
 
 
 def ask_hosts(
@@ -62,7 +63,7 @@ def ask_hosts(
             ctx.note(answer.text)
 
     def tell(out: tuple[str, ...]) -> None:
-        left = {"left": f"still out: {_listed(out)}"} if out else {}
+        left = {"left": f"still out: {listed(out)}"} if out else {}
         ctx.progress(len(done), len(machines), "hosts", **left)
 
     try:
@@ -71,9 +72,7 @@ def ask_hosts(
             on_done=note, on_wait=tell,
         )  # fmt: skip
     except KeyboardInterrupt:
-        ctx.note(
-            f"interrupted when {len(done)} of {len(machines)} hosts had answered: {_listed(_good(done), MOST_LISTED)}"
-        )
+        ctx.note(f"interrupted when {len(done)} of {len(machines)} hosts had answered: {_told(_good(done))}")
         raise
 
 
@@ -138,7 +137,7 @@ def change_hosts(
                 errors_allowed=errors_allowed,
             )  # fmt: skip
         except KeyboardInterrupt:
-            made = _listed(_good(done), MOST_LISTED)
+            made = _told(_good(done))
             raise KeyboardInterrupt(f"done on {made}; not known or not done on the others of {len(names)}") from None
         finally:
             over.set()
@@ -148,15 +147,15 @@ def change_hosts(
 
     if not names:
         return ()
-    answers = ctx.apply(f"{what} on {_listed([name or 'this machine' for name in names], MOST_LISTED)}", change)
+    answers = ctx.apply(f"{what} on {_told([name or 'this machine' for name in names])}", change)
     if answers is None:
         return ()
     if any(answer.why for answer in answers):
         not_done = [each.host for each in answers if each.why == "not asked" or (each.why and each.host in untouched)]
         unsure = [each.host for each in answers if each.why and each.host not in not_done]
         raise VerificationFailed(
-            f"{what}: changed on {_listed(_good(answers), MOST_LISTED)}; not changed on "
-            f"{_listed(not_done, MOST_LISTED)}; not known of {_listed(unsure, MOST_LISTED)}. {_reasons(answers)}. "
+            f"{what}: changed on {_told(_good(answers))}; not changed on "
+            f"{_told(not_done)}; not known of {_told(unsure)}. {_reasons(answers)}. "
             "Mend these hosts and run it again: what is changed already is left alone",
             {"rows": rows_of(answers)},
         )
@@ -185,12 +184,9 @@ def _good(answers: Iterable[Answer[T]]) -> list[str]:
     return [answer.host for answer in answers if not answer.why]
 
 
+def _told(names: Iterable[str]) -> str:
+    return listed(names, MOST_LISTED) or "none"
+
+
 def _reasons(answers: Iterable[Answer[T]]) -> str:
-    return "; ".join([answer.text for answer in answers if answer.why][:MOST_NAMED])
-
-
-def _listed(names: Iterable[str], most: int = MOST_NAMED) -> str:
-    """Return names as a part of a sentence."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+    return listed([answer.text for answer in answers if answer.why], between="; ")

@@ -108,6 +108,7 @@ class Shard:
             "getParameter": self._amend_parameters,
             "hostInfo": self._amend_host,
             "getLog": self._amend_log,
+            "replSetGetStatus": self._amend_members,
         }
 
     def dispatch(self, request: Document, context: Any) -> Document:
@@ -192,6 +193,12 @@ class Shard:
         """Add the limit that this process runs under."""
         reply["system"]["hostname"] = process.host_name(self._arguments.port)
         reply["extra"]["maxOpenFiles"] = process.open_files()
+
+    def _amend_members(self, _request: Document, reply: Document) -> None:
+        """Let the only member have been primary since it started; SecantusDB says that it became it just now."""
+        for member in reply["members"]:
+            uptime = int((process.now() - self._started).total_seconds())
+            member |= {"electionDate": self._started, "uptime": uptime}
 
     def _amend_log(self, request: Document, reply: Document) -> None:
         """Write the log as MongoDB does, and tell warnings of the start from the rest."""

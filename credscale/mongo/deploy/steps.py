@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, EnvironmentInvalid, PreconditionFailed, VerificationFailed
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, step
 from credscale.mongo.deploy.joining import join
 from credscale.mongo.deploy.plan import (
@@ -77,8 +78,7 @@ def _carry_out(ctx: Context, kind: str, make: Callable[[Facts, Move], None], *, 
         left = [move.text for move in plan_deployment(_facts(ctx)) if move.kind == kind]
         if left:
             raise VerificationFailed(f"done, but not seen afterwards: {'; '.join(left)}. Run it again")
-    more = f"; and {len(moves) - 2} more" if len(moves) > 2 else ""
-    return Finding("; ".join(move.text for move in moves[:2]) + more, {"rows": rows})
+    return Finding(listed([move.text for move in moves], 2, "; "), {"rows": rows})
 
 
 def _rows(facts: Facts, moves: list[Move]) -> list[dict[str, Any]]:

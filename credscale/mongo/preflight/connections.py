@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.phrases import listed
 from credscale.mongo.cluster.facts import version_numbers
 from credscale.mongo.preflight.check import Seen
 
@@ -164,11 +165,13 @@ def judge(
     blind = [address for address, clients in found.items() if isinstance(clients, Seen) or not clients]
     rows = [*_direct(seen), *_old(seen, server)]
     if blind:
-        text = f"{len(blind)} of {len(found)} servers do not show who is connected: {_few(blind)}"
+        text = f"{len(blind)} of {len(found)} servers do not show who is connected: {listed(blind)}"
         rows.append(Seen("warn", text, "give the user inprog on every server, and look at the pools of the rest"))
     if not rows:
         kinds = sorted({each.text for each in seen if not each.is_internal})
-        rows.append(Seen("ok", f"{len(kinds)} kinds of clients on {len(found)} servers, all by mongos: {_few(kinds)}"))
+        rows.append(
+            Seen("ok", f"{len(kinds)} kinds of clients on {len(found)} servers, all by mongos: {listed(kinds)}")
+        )
     if routers_left:
         text = f"{MOST_ROUTERS} routers were asked who is connected, {routers_left} more were not"
         rows.append(Seen("note", text, "look at serverStatus.connections and the drivers' versions there"))
@@ -183,7 +186,7 @@ def _direct(seen: Iterable[Clients]) -> list[Seen]:
             by_client.setdefault(each.text, []).append(each)
     rows = []
     for text, places in sorted(by_client.items()):
-        where = _few(sorted({place.address for place in places}))
+        where = listed(sorted({place.address for place in places}))
         finding = f"{text} is connected straight to {where} ({sum(place.connections for place in places)} connections)"
         if places[0].is_tool:
             if places[0].application.lower() != "credscale":
@@ -229,8 +232,3 @@ def oldest_driver(name: str, server: tuple[int, ...]) -> tuple[int, ...] | None:
     table = next((table for known, table in OLDEST_DRIVERS.items() if name.startswith(known)), {})
     release = server[:2] if len(server) > 1 else (0, 0)
     return max((oldest for release_of, oldest in table.items() if release_of <= release), default=None)
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

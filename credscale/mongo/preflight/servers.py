@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.phrases import listed
 from credscale.mongo.cluster.commands import run
 from credscale.mongo.cluster.members import MEMBER_DEADLINE
 from credscale.mongo.preflight.certificates import judge_authentication, judge_certificates, read_certificates
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from credscale.mongo.preflight.members_asked import Clock
 
 SKEW_WARN, SKEW_STOP = 1.0, 5.0
-MOST_NAMED = 5
 # Where somebody else runs the servers: the end of the host name, and whose it is.
 MANAGED = (
     (".mongodb.net", "MongoDB Atlas"), (".mongodbgov.net", "MongoDB Atlas"),
@@ -226,17 +226,14 @@ def judge_warnings(logs: Mapping[str, Sequence[str]]) -> list[Seen]:
             if text := _message(str(line)):
                 members.setdefault(text, set()).add(address)
     rows = [
-        Seen("warn", f"{_some(sorted(where))}: {text}", "see MongoDB's production notes; restart the member afterwards")
+        Seen(
+            "warn", f"{listed(sorted(where))}: {text}", "see MongoDB's production notes; restart the member afterwards"
+        )
         for text, where in sorted(members.items())
     ]
     if not rows and not logs:
         return [Seen("unknown", "no member shows its warnings", "give the user the role clusterMonitor on every shard")]
     return rows or [Seen("ok", f"{len(logs)} members warned of nothing when they started")]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _message(line: str) -> str:

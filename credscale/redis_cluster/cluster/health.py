@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.agreement import differences
 from credscale.redis_cluster.cluster.lag import lag_bytes
 from credscale.redis_cluster.cluster.loss import hosts, lose_host
 from credscale.redis_cluster.cluster.nodes import moving, primaries, replicas_of
-from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered
+from credscale.redis_cluster.cluster.reasons import Reason, failed, ordered
 from credscale.redis_cluster.cluster.slots import ALL, SLOTS, count, ranges_text, subtract, union
 
 if TYPE_CHECKING:

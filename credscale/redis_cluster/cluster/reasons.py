@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from credscale.core.phrases import listed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -53,12 +55,6 @@ def failed(reasons: Iterable[Reason]) -> tuple[Reason, ...]:
     return tuple(reason for reason in reasons if reason.severity == "failed")
 
 
-def listed(items: Iterable[str], most: int = 5) -> str:
-    """Return names as a part of a sentence, with ``and N more`` behind the first ones."""
-    names = list(items)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def sentence(reasons: Iterable[Reason], most: int = 6) -> str:
     """Return reasons as a part of a sentence; what several places have in common is said once.
 
@@ -70,4 +66,4 @@ def sentence(reasons: Iterable[Reason], most: int = 6) -> str:
     for reason in reasons:
         places.setdefault(reason.what, []).append(reason.where)
     texts = [f"{listed(where, 3)}: {what}" for what, where in places.items()]
-    return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
+    return listed(texts, most, "; ")

@@ -12,8 +12,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed, WaitTimeout
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster.health import gate
-from credscale.redis_cluster.cluster.reasons import Reason, listed, sentence
+from credscale.redis_cluster.cluster.reasons import Reason, sentence
 from credscale.redis_cluster.cluster.views import look_at
 from credscale.redis_cluster.deploy.moves import make
 from credscale.redis_cluster.deploy.plan import (

@@ -7,10 +7,11 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from credscale.core.addresses import port_of
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.nodes import BUS_OFFSET, Node, by_id
-from credscale.redis_cluster.cluster.reasons import Reason, failed, listed
+from credscale.redis_cluster.cluster.reasons import Reason, failed
 from credscale.redis_cluster.cluster.slots import ALL, Ranges, overlap, ranges_text, subtract, union
 from credscale.redis_cluster.cluster.views import Look
 from credscale.redis_cluster.deploy.placing import (

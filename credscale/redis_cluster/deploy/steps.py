@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import ConnectFailed, CredscaleError, PreconditionFailed, VerificationFailed
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, probe, step
 from credscale.redis_cluster.cluster.nodes import parse_nodes
-from credscale.redis_cluster.cluster.reasons import Reason, listed, ordered
+from credscale.redis_cluster.cluster.reasons import Reason, ordered
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.deploy import client_settings as rendering
 from credscale.redis_cluster.deploy.layout import layout

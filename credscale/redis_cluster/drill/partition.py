@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed
-from credscale.redis_cluster.cluster.reasons import listed
+from credscale.core.phrases import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

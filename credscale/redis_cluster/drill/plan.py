@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, Refused
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.nodes import primaries, replicas_of
-from credscale.redis_cluster.cluster.reasons import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

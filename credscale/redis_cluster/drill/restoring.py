@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from credscale.core.addresses import port_of, split_address
 from credscale.core.errors import ConnectFailed, Observed, Refused, VerificationFailed
 from credscale.core.lease import MemoryLease
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster.health import gate
-from credscale.redis_cluster.cluster.reasons import listed, sentence
+from credscale.redis_cluster.cluster.reasons import sentence
 from credscale.redis_cluster.cluster.views import inventory, look, resolve
 from credscale.redis_cluster.deploy.layout import layout
 from credscale.redis_cluster.deploy.processes import start_node

@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed, WaitTimeout
+from credscale.core.phrases import listed
 from credscale.core.signals import uninterrupted
 from credscale.core.step import Finding, probe, step
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.nodes import by_id, primaries
-from credscale.redis_cluster.cluster.reasons import listed, sentence
+from credscale.redis_cluster.cluster.reasons import sentence
 from credscale.redis_cluster.cluster.slots import subtract
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.drill import plan, restoring, verdict

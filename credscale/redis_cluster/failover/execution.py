@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed, WaitTimeout
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster.nodes import by_id
-from credscale.redis_cluster.cluster.reasons import listed, sentence
+from credscale.redis_cluster.cluster.reasons import sentence
 from credscale.redis_cluster.cluster.slots import ranges_text, tag_in
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.failover.confirmation import before, unconfirmed

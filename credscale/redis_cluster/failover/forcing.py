@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, Refused, WaitTimeout
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
-from credscale.redis_cluster.cluster.reasons import Reason, listed, sentence
+from credscale.redis_cluster.cluster.reasons import Reason, sentence
 from credscale.redis_cluster.cluster.slots import count, ranges_text
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.failover.execution import AGAIN, CONFIRM_SECONDS, REPLY_SECONDS, flips

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, Observed, PreconditionFailed, Refused, VerificationFailed
+from credscale.core.phrases import listed
 from credscale.core.redis_clients import redis_failures
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster.health import gate
 from credscale.redis_cluster.cluster.nodes import by_id, primaries, replicas_of
-from credscale.redis_cluster.cluster.reasons import listed, sentence
+from credscale.redis_cluster.cluster.reasons import sentence
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.failover import memory
 from credscale.redis_cluster.failover.execution import SETTLE_SECONDS, Done, carry_out, ready

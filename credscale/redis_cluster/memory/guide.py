@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from credscale.redis_cluster.cluster.reasons import Reason, listed
+from credscale.core.phrases import listed
+from credscale.redis_cluster.cluster.reasons import Reason
 from credscale.redis_cluster.memory.rules import human
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from credscale.core.errors import ConnectFailed, PreconditionFailed
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.nodes import by_id
-from credscale.redis_cluster.cluster.reasons import listed
 from credscale.redis_cluster.cluster.slots import count, numbers, ranges_text
 from credscale.redis_cluster.cluster.views import describe
 from credscale.redis_cluster.resharding.atomic import is_atomic, move_atomically

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed
-from credscale.redis_cluster.cluster.reasons import listed
+from credscale.core.phrases import listed
 from credscale.redis_cluster.memory.sampling import patterns
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed
-from credscale.redis_cluster.cluster.reasons import listed
+from credscale.core.phrases import listed
 from credscale.redis_cluster.memory.sampling import patterns
 from credscale.redis_cluster.resharding.conflicts import gone_as_none
 from credscale.redis_cluster.resharding.routes import MEGABYTE, Key, other_databases

@@ -6,10 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.nodes import BAD_FLAGS, primaries, replicas_of
-from credscale.redis_cluster.cluster.reasons import listed
 from credscale.redis_cluster.cluster.views import look
 from credscale.redis_cluster.resharding.ends import (
     REPLY_SECONDS,

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, Refused, VerificationFailed
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster.health import LEAST_PRIMARIES, gate
 from credscale.redis_cluster.cluster.loss import hosts, lose_host
 from credscale.redis_cluster.cluster.nodes import primaries, replicas_of
-from credscale.redis_cluster.cluster.reasons import listed, sentence
+from credscale.redis_cluster.cluster.reasons import sentence
 from credscale.redis_cluster.cluster.slots import count
 from credscale.redis_cluster.cluster.views import Look, look
 from credscale.redis_cluster.resharding.carrying_out import carry_out, refuse_full

@@ -14,9 +14,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import PreconditionFailed, VerificationFailed
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.nodes import parse_nodes
-from credscale.redis_cluster.cluster.reasons import listed
 from credscale.redis_cluster.cluster.slots import contains
 from credscale.redis_cluster.resharding.conflicts import refuse_conflicts
 from credscale.redis_cluster.resharding.contents import (

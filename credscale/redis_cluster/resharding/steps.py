@@ -6,9 +6,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from credscale.core.errors import EnvironmentInvalid, PreconditionFailed, VerificationFailed
+from credscale.core.phrases import listed
 from credscale.core.step import Finding, step
 from credscale.redis_cluster.cluster.nodes import primaries
-from credscale.redis_cluster.cluster.reasons import listed
 from credscale.redis_cluster.cluster.slots import count, ranges_of_slots, ranges_text
 from credscale.redis_cluster.resharding.atomic import is_atomic, running
 from credscale.redis_cluster.resharding.carrying_out import Progress, carry_out, guarded, refuse_full

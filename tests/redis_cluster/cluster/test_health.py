@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from credscale.core.phrases import listed
 from credscale.redis_cluster.cluster import facts
 from credscale.redis_cluster.cluster.health import gate, judge
 from credscale.redis_cluster.cluster.lag import lag_bytes
 from credscale.redis_cluster.cluster.loss import lose_host, losses
 from credscale.redis_cluster.cluster.nodes import Node, OpenSlot, parse_nodes
-from credscale.redis_cluster.cluster.reasons import Reason, failed, listed, ordered, sentence
+from credscale.redis_cluster.cluster.reasons import Reason, failed, ordered, sentence
 from credscale.redis_cluster.cluster.views import Look, NodeView, parse_replies
 from tests.redis_cluster.fakes import look_of, node_id, nodes_text, replies_of, topology
 
