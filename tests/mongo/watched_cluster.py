@@ -47,6 +47,11 @@ class WatchedCluster(FakeCluster):
                 left[0]["lastmod"] = Timestamp(major, 1)
             self.tell("moveChunk.commit")
 
+    def split(self) -> None:
+        """Cut one chunk of shard1 in two, as the balancer does up to 6.0.2."""
+        major = max(each["lastmod"].time for each in self.chunks)
+        self.chunks.append({**self.chunks[-1], "_id": ObjectId(), "shard": "shard1", "lastmod": Timestamp(major, 99)})
+
     def tell(self, what: str, **details: Any) -> None:
         """Write a line of config.changelog, ten seconds after the one before."""
         number = next(self.numbers)

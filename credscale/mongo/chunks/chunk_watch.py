@@ -27,6 +27,7 @@ T = TypeVar("T")
 MOST_CHANGES = 2000  # beyond these a full count is cheaper
 COUNT_ATTEMPTS = 5
 COUNT_PAUSE = 10.0  # between two full counts, in multiples of what one takes; autosplit can ask for one at every look
+LONGEST_PAUSE = 30.0  # seconds between them in any case: a count also takes as long as mongos was away during it
 NOTHING: Version = (0, 0)
 
 
@@ -103,7 +104,7 @@ class ChunkWatch:
                 self._counts = ChunkCounts(by_shard, before, clock, polled)
                 break
         ended = time.monotonic()
-        self._due = ended + COUNT_PAUSE * (ended - started)
+        self._due = ended + min(LONGEST_PAUSE, COUNT_PAUSE * (ended - started))
         # Not stable: chunks changed during each count, so the next look counts again.
         return by_shard
 

@@ -196,6 +196,11 @@ def _poll(ctx: Context, eye: Eye, watch: Watch, look: Look, zone: timedelta, sta
         now = time.monotonic()
         open_now = seconds_until_open(look.settings.window, _local(zone)) == 0
         watch.poll(now, look.found, open_now, looked=now - began)
+        watch.pace = pace([_in_zone(moment, zone) for moment in eye.moves.commits], look.settings.window)
+        if watch.idle > _patience(watch.pace, stall):
+            # What is shown stands still until the next full count is due; giving up takes a count of its own.
+            look = eye.look(whole=True)
+            watch.poll(time.monotonic(), look.found, open_now=False)
     except Exception as error:
         if not is_passing(error):
             raise
@@ -208,7 +213,6 @@ def _poll(ctx: Context, eye: Eye, watch: Watch, look: Look, zone: timedelta, sta
             ) from error
         return look
     window = look.settings.window
-    watch.pace = pace([_in_zone(moment, zone) for moment in eye.moves.commits], window)
     ends = eta_range(watch.remaining, watch.pace, watch.lanes, lanes(look.found.chunks), window, _local(zone))
     ctx.progress(
         watch.first - watch.remaining, watch.first, "chunks",

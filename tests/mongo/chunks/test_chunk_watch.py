@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +65,18 @@ def test_full_counts_are_not_made_at_every_look(cluster: Any, monkeypatch: pytes
     found = tracked(cluster, NAMESPACE)
     assert found is not None
     assert watch.recount(found, NAMES) == {"shard1": 11, "shard2": 0}
+
+
+def test_a_count_that_mongos_kept_waiting_does_not_put_the_next_one_off_for_long(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 100.0, 131.0, 131.0, 131.0])  # mongos was away during the first count
+    monkeypatch.setattr(chunk_watch, "COUNT_PAUSE", 10.0)
+    monkeypatch.setattr(chunk_watch, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    watch = ChunkWatch(cluster)
+    look(watch, cluster)
+    cluster.split()
+    assert look(watch, cluster) == {"shard1": 11, "shard2": 0}
 
 
 def test_other_collections_chunks_do_not_matter(cluster: Any) -> None:

@@ -11,7 +11,7 @@ from pymongo.errors import AutoReconnect
 
 from credscale.core.errors import StepFailed
 from credscale.core.step import Status
-from credscale.mongo.chunks import monitoring, plots
+from credscale.mongo.chunks import chunk_watch, monitoring, plots
 from credscale.mongo.chunks.distribution import Distribution
 from credscale.mongo.chunks.monitoring import Watch, monitor_distribution, thin
 from credscale.mongo.cluster.members import window_offset
@@ -196,6 +196,23 @@ def test_a_router_that_restarts_is_survived(sharded: WatchedCluster, ctx: Contex
     sharded.on_read = lambda: sharded.move() if _left(sharded) > 4 else None
     sharded.failures["collStats"] = [AutoReconnect("restarting") for _ in range(3)]
     assert monitor_distribution(ctx, **PATIENT).status is Status.OK
+
+
+def test_a_count_that_is_not_due_yet_is_no_stall(
+    sharded: WatchedCluster, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full count in which mongos was away takes long, so the next one is put off, and what is shown stands still."""
+    monkeypatch.setattr(chunk_watch, "LONGEST_PAUSE", 1e9)
+    monkeypatch.setattr(chunk_watch, "COUNT_PAUSE", 1e9)
+
+    def split_and_move() -> None:
+        if "aggregate config.chunks" in sharded.reads and len(sharded.chunks) == 8:
+            sharded.split()
+        elif _left(sharded) > 4:
+            sharded.move()
+
+    sharded.on_read = split_and_move
+    assert "shard1 4, shard2 5 chunks" in monitor_distribution(ctx, **HASTY).summary
 
 
 def test_a_plan_does_not_wait(sharded: WatchedCluster, make_context: Callable[..., Context]) -> None:
