@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from credscale.core.context import STOP_FILE
 from credscale.core.errors import JournalBroken
 from credscale.core.journal import FIRST, read_journal, run_status, utc_now, verify_journal
 from credscale.evidence.keys import (
@@ -211,7 +212,12 @@ def _versions() -> dict[str, str]:
 def _files(folder: Path) -> dict[str, Path]:
     paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     files = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: path for name, path in files.items() if name not in {MANIFEST, SIGNATURE}}
+    return {name: path for name, path in files.items() if name not in {MANIFEST, SIGNATURE} and not _is_late(path)}
+
+
+def _is_late(path: Path) -> bool:
+    """Tell whether this is a request to stop that came after the last step had begun; an empty file, no evidence."""
+    return path.name == STOP_FILE and path.is_file() and not path.is_symlink() and path.stat().st_size == 0
 
 
 def _describe(path: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from credscale.core.context import STOP_FILE
 from credscale.core.errors import (
     CredscaleError,
     EnvironmentInvalid,
@@ -290,7 +289,6 @@ def _seal_and_tell(
     """Turn the folder into evidence, print the last lines, return exit code and status."""
     from credscale.evidence.seal import seal
 
-    (request.folder / STOP_FILE).unlink(missing_ok=True)  # one that came after the last step began
     with uninterrupted(drop=True):
         seal(request.folder, secrets_of(request.environment), key, results)
     events = list(read_journal(request.folder / JOURNAL))

@@ -90,6 +90,17 @@ def test_a_line_that_is_no_event_is_told(signed: Path) -> None:
     assert verify(signed).problems[0] == "journal.jsonl: line 1: is not a JSON object"
 
 
+def test_a_request_to_stop_that_comes_while_or_after_it_is_sealed_breaks_nothing(signed: Path) -> None:
+    stop = signed / "stop"
+    stop.touch()
+    assert verify(signed).ok
+    stop.write_text("hidden")
+    assert verify(signed).problems == ["stop: was added; the manifest does not list it"]
+    stop.unlink()
+    stop.symlink_to("plan.json")
+    assert verify(signed).problems == ["stop: was added; the manifest does not list it"]
+
+
 def test_names_missing_added_and_changed_files(signed: Path) -> None:
     (signed / "plan.json").unlink()
     (signed / "manifest.txt").write_text("new")
