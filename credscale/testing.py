@@ -5,11 +5,13 @@ Import the fixtures into a ``conftest.py``: ``from credscale.testing import isol
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import shutil
 import socket
+import threading
 import time
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
@@ -176,8 +178,20 @@ def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Fail a test that connects to anything, unless it is marked ``scenario``."""
     if request.node.get_closest_marker("scenario") is not None:
         return
+    refuse_connections(monkeypatch)
+
+
+def refuse_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every connection fail the test, but those of threads that are there already: they are an earlier test's.
+
+    Args:
+        monkeypatch: undoes it.
+    """
+    others = set(threading.enumerate()) - {threading.current_thread()}
 
     def refuse(_socket: socket.socket, address: Any) -> NoReturn:
+        if threading.current_thread() in others:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "the test that this thread belongs to has ended")
         pytest.fail(f"a unit test connects to {address!r}; mark it with pytest.mark.scenario if it must")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from credscale import testing
-from credscale.testing import Faults, fresh_collection, require, wait_for
+from credscale.testing import Faults, fresh_collection, refuse_connections, require, wait_for
 
 if TYPE_CHECKING:
     from credscale.lab import LabState
@@ -42,6 +43,25 @@ def test_faults_are_written_where_the_router_reads_them_and_end_with_the_block(l
 def test_unit_tests_reach_no_network(method: str) -> None:
     with socket.socket() as sock, pytest.raises(pytest.fail.Exception, match="a unit test connects to"):
         getattr(sock, method)(("127.0.0.1", 9))
+
+
+def test_a_thread_that_an_earlier_test_left_is_refused_and_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, caught = threading.Event(), list[BaseException]()
+
+    def connect() -> None:
+        go_on.wait(10)
+        try:
+            with socket.socket() as sock:
+                sock.connect(("127.0.0.1", 9))
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    refuse_connections(monkeypatch)
+    go_on.set()
+    thread.join(10)
+    assert [type(each) for each in caught] == [ConnectionRefusedError]
 
 
 @pytest.mark.scenario
