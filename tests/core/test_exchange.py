@@ -106,6 +106,51 @@ def test_output_may_come_after_the_exit_code_and_a_stream_may_stay_open() -> Non
     assert exchange.code == 0
 
 
+@pytest.mark.parametrize("stdin", [b"", b"input"])
+def test_a_channel_that_closes_while_input_is_sent_has_an_answer_all_the_same(
+    stdin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program ends without reading everything, and paramiko hears of it after we looked, before we send."""
+    channel = Channel()
+
+    def closed(*_: object) -> None:
+        channel.end(7)
+        channel.close()
+        raise OSError("Socket is closed")
+
+    monkeypatch.setattr(channel, "send", closed)
+    monkeypatch.setattr(channel, "shutdown_write", closed)
+    exchange = Exchange(channel, "prog", stdin, None)
+    channel.in_buffer.feed(b"head")
+    assert rest(exchange) == (b"head", b"")
+    assert exchange.code == 7
+
+
+def test_a_connection_that_breaks_while_input_is_sent_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel()
+
+    def broken(_data: bytes) -> int:
+        channel.transport.active = False
+        channel.close()
+        raise OSError("Socket is closed")
+
+    monkeypatch.setattr(channel, "send", broken)
+    exchange = Exchange(channel, "prog", b"input", None)
+    with pytest.raises(EOFError, match="the connection ended before the program did"):
+        rest(exchange)
+
+
+def test_input_that_cannot_be_sent_on_an_open_channel_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel()
+
+    def late(_data: bytes) -> int:
+        raise TimeoutError
+
+    monkeypatch.setattr(channel, "send", late)
+    with pytest.raises(TimeoutError):
+        rest(Exchange(channel, "prog", b"input", None))
+
+
 def test_a_program_that_a_signal_ended_is_not_a_broken_connection() -> None:
     channel = Channel()
     exchange = Exchange(channel, "prog", b"", None)

@@ -118,6 +118,15 @@ class Exchange:
             return False
         if not self._pending:
             self._pending = self._source.read(_CHUNK)
+        try:
+            return self._send_pending()
+        except OSError:
+            if not self._channel.closed:
+                raise
+            self._fed = True  # it ended after we looked; whether the program did or the connection shows next
+            return False
+
+    def _send_pending(self) -> bool:
         if not self._pending:
             self._channel.shutdown_write()
             self._fed = True
