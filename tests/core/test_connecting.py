@@ -6,13 +6,14 @@ import contextlib
 import errno
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from paramiko import ChannelException
+from paramiko import ChannelException, SSHException
 
 from credscale.core.clients import Clients
 from credscale.core.environment import Environment
@@ -37,6 +38,20 @@ def test_a_look_up_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
         connect("box", BOX, None)
     assert caught.value.why == "timed out"
     done.set()
+
+
+def test_a_part_that_gives_up_before_a_busy_machine_looks_has_run_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    join = threading.Thread.join
+
+    def give_up(*_: object, **__: object) -> None:
+        time.sleep(0.3)
+        raise SSHException("No existing session")
+
+    monkeypatch.setattr(socket, "getaddrinfo", give_up)
+    monkeypatch.setattr(threading.Thread, "join", lambda thread, *_: join(thread))
+    with pytest.raises(ConnectFailed, match="has not answered within 0.2 s") as caught:
+        connect("box", BOX, None)
+    assert caught.value.why == "timed out"
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ def _within(until: float, work: Callable[[], T]) -> T:
         try:
             values.append(work())
         except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            errors.append(error)
+            # Late, it is some part's own limit that has run out, whatever that part calls it.
+            errors.append(TimeoutError() if time.monotonic() >= until else error)
 
     thread = threading.Thread(target=note, name="connecting", daemon=True)
     thread.start()
